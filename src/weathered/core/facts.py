@@ -1,0 +1,127 @@
+"""Facts: what data and models provide and parts need or break, and the check that refuses wrong combinations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from weathered.core.errors import Incompatible
+
+FACTS: Mapping[str, str] = MappingProxyType(
+    {
+        "image": "inputs are images (B, C, H, W)",
+        "table": "inputs are rows of numbers (B, D)",
+        "range01": "inputs lie in [0, 1]",
+        "hard_target": "each sample has exactly one label",
+        "uniform_pixels": "every pixel of an input carries the same mixture of labels",
+        "num_classes": "the number of classes is known",
+        "class_counts": "the number of training samples of each class is known",
+        "index": "each sample has a row number that is stable over epochs",
+        "features": "the model offers forward_features and forward_head",
+        "stage_features": "the model offers the feature maps of its inner stages",
+        "linear_head": "the model ends in a linear classifier",
+        "cosine_head": "the model ends in a cosine classifier, so its logits lie in [-1, 1]",
+        "vit_tokens": "the model works on a sequence of patch tokens",
+        "teacher": "a trained teacher model is given",
+        "validation": "a validation split is given",
+        "aux": "an auxiliary data set is given (named, as in aux:ood)",
+        "tokens": "inputs are sequences of token ids",
+        "graph": "inputs are graphs",
+        "field": "inputs and targets are sampled fields",
+    }
+)
+
+SLOTS = ("sampler", "transform", "procedure", "loss", "reweight", "term", "stepper")
+"""The slots of a run, in the order in which a step reaches them."""
+
+REMEDIES: Mapping[str, str] = MappingProxyType(
+    {
+        "image": "use image data",
+        "table": "use tabular data",
+        "range01": "use images, which reach models in [0, 1]",
+        "cosine_head": "build the model with head=cosine",
+        "linear_head": "build the model with head=linear",
+        "features": "use cnn_small, mlp or a timm model",
+        "stage_features": "use cnn_small or a timm convolutional network",
+        "validation": "hold some out with --validation 0.1",
+        "class_counts": "use classification data",
+        "vit_tokens": "use a timm vision transformer",
+    }
+)
+
+
+def _known(fact: str) -> bool:
+    return fact.partition(":")[0] in FACTS
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a part needs, breaks and calls.
+
+    needs: fact -> why. breaks: fact -> how, for the parts that come after. honours: for a procedure, the slots it
+    really calls. batchwise: the part looks across the batch, so the engine gathers it over devices.
+    """
+
+    needs: Mapping[str, str] = field(default_factory=dict)
+    breaks: Mapping[str, str] = field(default_factory=dict)
+    honours: frozenset[str] = frozenset()
+    batchwise: bool = False
+
+    def __post_init__(self) -> None:
+        for fact in (*self.needs, *self.breaks):
+            if not _known(fact):
+                raise ValueError(f"unknown fact '{fact}', the facts are: {', '.join(FACTS)}")
+        for slot in self.honours:
+            if slot not in SLOTS:
+                raise ValueError(f"unknown slot '{slot}', the slots are: {', '.join(SLOTS)}")
+
+
+class HasTraits(Protocol):
+    @property
+    def traits(self) -> Traits: ...
+
+
+def name_of(part: object) -> str:
+    """How messages call a part: the name of its class, or of the function."""
+    return getattr(part, "__name__", None) or type(part).__name__
+
+
+def traits_of(part: object) -> Traits:
+    """The declared traits of a part; a plain function has none."""
+    return getattr(part, "traits", Traits())
+
+
+def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], procedure: object) -> None:
+    """Refuse a combination before the first batch.
+
+    facts: what data and model provide. parts: (slot, part) in any order. procedure: the run's procedure.
+    Raises Incompatible, naming the parts, the reason and a way out.
+    """
+    provided = set(facts)
+    honours = traits_of(procedure).honours
+    broken: dict[str, tuple[object, str]] = {}
+    ordered = sorted([*parts, ("procedure", procedure)], key=lambda item: SLOTS.index(item[0]))
+    for slot, part in ordered:
+        if part is not procedure and slot not in honours:
+            raise Incompatible(
+                f"{name_of(part)} fills the slot '{slot}', which {name_of(procedure)} never calls, so it would change "
+                f"nothing. Remove {name_of(part)}, or use a procedure that honours '{slot}'."
+            )
+        _require(provided, broken, slot, part)
+        for fact, how in traits_of(part).breaks.items():
+            broken.setdefault(fact, (part, how))
+
+
+def _require(provided: set[str], broken: Mapping[str, tuple[object, str]], slot: str, part: object) -> None:
+    for fact, why in traits_of(part).needs.items():
+        if fact in broken:
+            culprit, how = broken[fact]
+            swap = slot == "transform" and not set(traits_of(part).breaks) & set(traits_of(culprit).needs)
+            way_out = f"Put {name_of(part)} before {name_of(culprit)}, or drop one." if swap else "Drop one of the two."
+            raise Incompatible(
+                f"{name_of(part)} needs '{fact}' ({why}), but {name_of(culprit)} runs earlier and {how}. {way_out}"
+            )
+        if fact not in provided:
+            remedy = REMEDIES.get(fact.partition(":")[0])
+            hint = f" To provide it, {remedy}." if remedy else f" It means: {FACTS[fact.partition(':')[0]]}."
+            raise Incompatible(f"{name_of(part)} needs '{fact}' ({why}), but data and model do not provide it.{hint}")

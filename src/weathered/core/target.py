@@ -1,0 +1,107 @@
+"""Target: a convex combination of hard labels, the one form in which labels travel through a run."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """K hard labels per sample and their weights; the weights of a sample sum to 1.
+
+    labels (K, B) int64; weights (K, B) float in [0, 1]. K = 1 is an ordinary label.
+    A loss written for one hard label is summed over K by the engine, so it works with every mixing transform.
+    """
+
+    labels: Int[Tensor, "K B"]
+    weights: Float[Tensor, "K B"]
+
+    @classmethod
+    def hard(cls, labels: Int[Tensor, "B"]) -> "Target":
+        """One label per sample, weight 1. labels (B,) integer; raises ValueError otherwise."""
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"labels must be one-dimensional integers, got shape {tuple(labels.shape)} of {labels.dtype}; "
+                "for soft labels (B, C) use Target.soft"
+            )
+        return cls(labels.long()[None], torch.ones(1, len(labels), device=labels.device))
+
+    @classmethod
+    def soft(cls, probabilities: Float[Tensor, "B C"]) -> "Target":
+        """All C labels, weighted by a distribution per sample: (B, C), rows >= 0 that sum to 1 within 1e-4."""
+        if probabilities.ndim != 2:
+            raise ValueError(f"soft labels must be (B, C), got shape {tuple(probabilities.shape)}")
+        wrong = ((probabilities.sum(1) - 1).abs() > 1e-4) | (probabilities < 0).any(1)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"soft labels must be >= 0 and sum to 1, row {row} sums to {float(probabilities[row].sum()):.4g}"
+            )
+        size, classes = probabilities.shape
+        labels = torch.arange(classes, device=probabilities.device)[:, None].expand(classes, size)
+        return cls(labels, probabilities.T)
+
+    def __len__(self) -> int:
+        return self.labels.shape[1]
+
+    @property
+    def is_hard(self) -> bool:
+        """True when every sample has exactly one label."""
+        return self.labels.shape[0] == 1
+
+    def single(self) -> Int[Tensor, "B"]:
+        """The one label of each sample, (B,); raises ValueError if samples carry mixtures."""
+        if not self.is_hard:
+            raise ValueError(f"expected one label per sample, got mixtures of {self.labels.shape[0]}")
+        return self.labels[0]
+
+    def mix(self, partner: Int[Tensor, "B"], lam: Float[Tensor, ""] | Float[Tensor, "B"]) -> "Target":
+        """Keep the share `lam` of each sample's own labels and take 1 - lam from sample `partner[i]`.
+
+        partner (B,) positions in this batch; lam a scalar or (B,), in [0, 1].
+        """
+        return self.blend(self.select(partner), lam)
+
+    def blend(self, other: "Target", lam: Float[Tensor, ""] | Float[Tensor, "B"]) -> "Target":
+        """lam * self + (1 - lam) * other, sample by sample; lam a scalar or (B,), in [0, 1]."""
+        lam = lam.to(self.weights)
+        return Target(
+            torch.cat([self.labels, other.labels]),
+            torch.cat([self.weights * lam, other.weights * (1 - lam)]),
+        )
+
+    def select(self, index: Tensor | slice) -> "Target":
+        """The targets at `index`, a slice, integer positions or a boolean mask over the batch."""
+        return Target(self.labels[:, index], self.weights[:, index])
+
+    def dense(self, num_classes: int) -> Float[Tensor, "B C"]:
+        """The distribution over classes, (B, num_classes); raises ValueError if a label lies outside it."""
+        if self.labels.numel() and int(self.labels.max()) >= num_classes:
+            raise ValueError(f"labels must be in [0, {num_classes - 1}], got {int(self.labels.max())}")
+        out = self.weights.new_zeros(len(self), num_classes)
+        return out.scatter_add_(1, self.labels.T, self.weights.T)
+
+    def to(self, device: torch.device | str) -> "Target":
+        return Target(self.labels.to(device), self.weights.to(device))
+
+    @staticmethod
+    def cat(targets: "list[Target]") -> "Target":
+        """Targets of several batches as one; shorter mixtures are filled up with weight 0."""
+        depth = max(t.labels.shape[0] for t in targets)
+
+        def deepen(tensor: Tensor) -> Tensor:
+            missing = depth - tensor.shape[0]
+            return torch.cat([tensor, tensor.new_zeros(missing, tensor.shape[1])]) if missing else tensor
+
+        return Target(
+            torch.cat([deepen(t.labels) for t in targets], 1), torch.cat([deepen(t.weights) for t in targets], 1)
+        )
+
+
+def as_target(target: "Target | Tensor") -> Target:
+    """Accept a Target, hard labels (B,) or soft labels (B, C), so that parts work in anyone's loop."""
+    if isinstance(target, Target):
+        return target
+    return Target.soft(target) if target.ndim == 2 else Target.hard(target)

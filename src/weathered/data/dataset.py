@@ -1,0 +1,169 @@
+"""Dataset: the one shape in which all data reach a run, whatever they were read from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as dataclass_replace
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from weathered.core.errors import DataError
+
+
+class Inputs(Protocol):
+    """N inputs that are fetched by position: in memory, memory-mapped, or decoded on demand."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: (C, H, W) for images, (D,) for rows of a table."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8 for images (0..255), float32 for tables."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """True when `fetch` is a plain indexing operation, so no workers are worth their start."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, index: Int[Tensor, "B"]) -> Tensor:
+        """The inputs at these positions, stacked: (B, *shape)."""
+        ...
+
+    def select(self, index: Int[Tensor, "M"]) -> "Inputs":
+        """The same inputs, restricted and reordered to these positions."""
+        ...
+
+
+class MemoryInputs:
+    """Inputs held as one tensor, (N, C, H, W) uint8 or (N, D) float32; may be memory-mapped."""
+
+    in_memory = True
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def fetch(self, index: Int[Tensor, "B"]) -> Tensor:
+        return self.tensor[index]
+
+    def select(self, index: Int[Tensor, "M"]) -> "MemoryInputs":
+        return MemoryInputs(self.tensor[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs with labels, class names, and the truth where it is known. Never changed in place.
+
+    inputs: N inputs. labels (N,) int64 in [0, len(class_names)). clean_labels (N,) int64 or None: true labels,
+    used for scoring only, -1 where no class is right (open-set images). extra: named columns, (N, ...) each.
+    notes: what was done to the data, one sentence each. Raises DataError where lengths or labels do not fit.
+    """
+
+    inputs: Inputs
+    labels: Int[Tensor, "N"]
+    class_names: tuple[str, ...]
+    name: str = "data"
+    clean_labels: Int[Tensor, "N"] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        size, classes = len(self.inputs), len(self.class_names)
+        columns: dict[str, Tensor | None] = {"labels": self.labels, "clean_labels": self.clean_labels, **self.extra}
+        for column, values in columns.items():
+            if values is not None and len(values) != size:
+                raise DataError(f"{self.name}: {size} inputs but {len(values)} values in '{column}'.")
+        for column, lowest in (("labels", 0), ("clean_labels", -1)):
+            values = columns[column]
+            if values is None or not len(values):
+                continue
+            outside = (values < lowest) | (values >= classes)
+            if outside.any():
+                row = int(outside.nonzero()[0])
+                raise DataError(
+                    f"{self.name}: {column} must be in [{lowest}, {classes - 1}] for {classes} classes, "
+                    f"got {int(values[row])} in row {row}."
+                )
+
+    @classmethod
+    def of(
+        cls, inputs: Tensor, labels: Tensor, class_names: tuple[str, ...] | None = None, **changes: Any
+    ) -> "Dataset":
+        """A data set from tensors: images (N, C, H, W) as uint8, rows (N, D) as float; labels (N,) integers."""
+        if inputs.ndim == 4 and inputs.dtype != torch.uint8:
+            raise DataError(
+                f"images must be uint8 in 0..255, got {inputs.dtype}; multiply [0, 1] images by 255 and round."
+            )
+        if inputs.dtype != torch.uint8:
+            inputs = inputs.float()
+            if not torch.isfinite(inputs).all():
+                row = int((~torch.isfinite(inputs).flatten(1)).any(1).nonzero()[0])
+                raise DataError(f"features must be finite, row {row} holds NaN or infinity.")
+        labels = labels.long()
+        if class_names is None:
+            class_names = tuple(str(c) for c in range(int(labels.max()) + 1 if len(labels) else 0))
+        return cls(MemoryInputs(inputs), labels, class_names, **changes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.inputs.shape) == 3
+
+    @property
+    def class_counts(self) -> Int[Tensor, "C"]:
+        """How many samples carry each label, (C,) int64."""
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    @property
+    def facts(self) -> set[str]:
+        """What the data provide to parts."""
+        kind = {"image", "range01", "uniform_pixels"} if self.is_image else {"table"}
+        return {*kind, "hard_target", "num_classes", "class_counts", "index"}
+
+    def replace(self, **changes: Any) -> "Dataset":
+        """A copy with some fields changed."""
+        return dataclass_replace(self, **changes)
+
+    def select(self, index: Tensor, note: str | None = None) -> "Dataset":
+        """The rows at `index`, integer positions or a boolean mask (N,), in that order."""
+        if index.dtype == torch.bool:
+            index = index.nonzero()[:, 0]
+        return self.replace(
+            inputs=self.inputs.select(index),
+            labels=self.labels[index],
+            clean_labels=None if self.clean_labels is None else self.clean_labels[index],
+            extra={k: v[index] for k, v in self.extra.items()},
+            notes=(*self.notes, note) if note else self.notes,
+        )
+
+    def floats(self, index: Tensor) -> Tensor:
+        """Inputs as models receive them: images in [0, 1] as float32, tables unchanged."""
+        return as_float(self.inputs.fetch(index))
+
+
+def as_float(x: Tensor) -> Tensor:
+    """uint8 images to float32 in [0, 1]; floating tensors pass unchanged."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
