@@ -6,7 +6,7 @@ Images are (B, C, H, W) in [0, 1] wherever a part sees them; models normalise in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +31,7 @@ class Output(NamedTuple):
 class Part:
     """Base of everything that fills a slot: declared traits and, where it has any, state."""
 
-    traits: Traits | ClassVar[Traits] = Traits()
+    traits: Traits = Traits()
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers that a checkpoint must hold; empty for a part without state."""

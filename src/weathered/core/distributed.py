@@ -1,0 +1,69 @@
+"""What several processes share: gathered batches and averaged gradients, identities on one device.
+
+Gradients are averaged explicitly after the backward pass instead of by hooks on one wrapped module, so that
+second networks, inner loops and direct calls of `forward_features` are covered without further care.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from weathered.core.target import Target
+
+
+def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The batches of all processes, one after another in the order of ranks, without gradient."""
+    tensor = tensor.detach()
+    if fabric.world_size == 1:
+        return tensor
+    return cast(Tensor, fabric.all_gather(tensor)).flatten(0, 1)
+
+
+def gather_target(fabric: Fabric, target: Target) -> Target:
+    """The targets of all processes as one."""
+    if fabric.world_size == 1:
+        return target
+    labels = gather(fabric, target.labels.T.contiguous())
+    return Target(labels.T, gather(fabric, target.weights.T.contiguous()).T)
+
+
+def local(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """This process's share of a gathered tensor."""
+    share = len(tensor) // fabric.world_size
+    return tensor[fabric.global_rank * share : (fabric.global_rank + 1) * share]
+
+
+def mean_over_ranks(fabric: Fabric, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The mean of a scalar over processes, whose gradient, once averaged over processes, is that of the mean."""
+    if fabric.world_size == 1:
+        return value
+    total = cast(Tensor, fabric.all_reduce(value.detach().clone(), reduce_op="mean"))
+    return value + (total - value.detach())
+
+
+def average_gradients(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over processes; a gradient missing on all of them stays missing."""
+    if fabric.world_size == 1:
+        return
+    present = torch.tensor([float(p.grad is not None) for p in parameters], device=fabric.device)
+    present = cast(Tensor, fabric.all_reduce(present, reduce_op="sum"))
+    shared = [p for p, count in zip(parameters, present.tolist(), strict=True) if count]
+    for dtype in {p.dtype for p in shared}:
+        group = [p for p in shared if p.dtype == dtype]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in group])
+        flat = cast(Tensor, fabric.all_reduce(flat, reduce_op="mean"))
+        for parameter, grad in zip(group, flat.split([p.numel() for p in group]), strict=True):
+            parameter.grad = grad.view_as(parameter).clone()
+
+
+def broadcast_weights(fabric: Fabric, modules: Sequence[nn.Module]) -> None:
+    """Give all processes the weights and buffers of the first."""
+    if fabric.world_size == 1:
+        return
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data.copy_(cast(Tensor, fabric.broadcast(tensor.data)))

@@ -1,0 +1,122 @@
+"""The loop. Read this first: all methods of the library run in it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from weathered.core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from weathered.core.roles import Part
+from weathered.core.run import Run
+from weathered.data.loader import iterate
+
+Observer = Callable[[Run], None]
+"""Called after every step; progress bars and tests hang here. It must not change the run."""
+
+
+def fit(
+    run: Run,
+    *,
+    folder: Path | None = None,
+    recipe_hash: str = "",
+    max_steps: int | None = None,
+    observer: Observer | None = None,
+    after_epoch: Callable[[Run, float], None] | None = None,
+) -> Run:
+    """Train a run to its end, or by `max_steps` steps, going on from where it stands.
+
+    folder: where checkpoints are written and found; none without. after_epoch: called with the run and the mean
+    loss of the epoch. Raises NonFinite if the loss is not finite. Ctrl-C ends the current step, writes a
+    checkpoint and raises KeyboardInterrupt.
+    """
+    if folder is not None and (path := newest_checkpoint(folder)) is not None:
+        run.load_state_dict(load_checkpoint(path, recipe_hash))
+    stop = run.total_steps if max_steps is None else min(run.step + max_steps, run.total_steps)
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        if folder is not None and run.fabric.is_global_zero:
+            save_checkpoint(folder, run.state_dict(), recipe_hash)
+        saved = time.monotonic()
+
+    with torch.random.fork_rng(devices=[]), _deferred_interrupt() as interrupted:
+        for rows, x in _batches(run, stop):
+            train_step(run, rows, x)
+            if run.step % run.steps_per_epoch == 0:
+                _close_epoch(run, after_epoch)
+            if observer is not None:
+                observer(run)
+            due = time.monotonic() - saved >= run.settings.checkpoint_seconds
+            if run.step < run.total_steps and (due or interrupted()):
+                save()
+            if interrupted():
+                raise KeyboardInterrupt
+        if stop < run.total_steps:
+            save()
+    return run
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C wait for the end of the step, so that no half-made update is saved; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = False
+
+    def remember(number: int, frame: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    previous = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def train_step(run: Run, rows: Tensor, x: Tensor) -> None:
+    """One step on the inputs `x` (B, ...) at the training rows `rows` (B,)."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.settings.learning_rate(run.progress)
+    run.begin_step()
+    run.model.train()
+    batch = run.prepare(x, run.train.labels[rows], rows)
+    run.procedure.update(run, batch)
+    run.procedure.after_step(run)
+    if run.step == 0:
+        run.check_used()
+    run.step += 1
+
+
+def _batches(run: Run, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and inputs of each step from the current one to `stop`, this process's share of them."""
+    share = run.batch_size // run.fabric.world_size
+    first = run.fabric.global_rank * share
+    while run.step < stop:
+        position = run.step % run.steps_per_epoch
+        order = run.order(run.epoch)
+        last = min(run.steps_per_epoch, position + stop - run.step)
+        starts = [number * run.batch_size + first for number in range(position, last)]
+        rows = [order[start : start + share] for start in starts]
+        yield from zip(rows, iterate(run.train, rows, run.settings.workers), strict=True)
+
+
+def _close_epoch(run: Run, after_epoch: Callable[[Run, float], None] | None) -> None:
+    total, steps = run.epoch_losses.tolist()
+    for part in (run.procedure, *(part for _, part in run.parts)):
+        if isinstance(part, Part):
+            part.after_epoch(run)
+    if after_epoch is not None:
+        after_epoch(run, total / max(steps, 1))
+    run.epoch_losses = torch.zeros(2, dtype=torch.float64)

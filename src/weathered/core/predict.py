@@ -1,0 +1,52 @@
+"""Predictions over a whole data set in chunks, in evaluation mode, leaving the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from weathered.core.errors import NonFinite
+from weathered.data.dataset import Dataset, as_float
+
+if TYPE_CHECKING:
+    from weathered.core.run import Run
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode; afterwards each of its modules is back in the mode it was in, also on error."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module, dataset: Dataset, batch_size: int = 1024, run: Run | None = None
+) -> Float[Tensor, "N C"]:
+    """Logits (N, C) float32 on the CPU, computed in chunks of `batch_size`.
+
+    run: gives device, precision and memory layout; the CPU in float32 without.
+    Raises NonFinite naming the row whose logits are not finite.
+    """
+    device = run.device if run is not None else next(iter(model.parameters()), torch.zeros(())).device
+    layout = run is not None and run.settings.channels_last and dataset.is_image
+    chunks = []
+    with eval_mode(model), run.autocast() if run is not None else nullcontext():
+        for rows in torch.arange(len(dataset)).split(batch_size):
+            x = as_float(dataset.inputs.fetch(rows).to(device))
+            logits = model(x.contiguous(memory_format=torch.channels_last) if layout else x).float().cpu()
+            if not torch.isfinite(logits).all():
+                row = int(rows[0]) + int((~torch.isfinite(logits)).any(1).nonzero()[0])
+                raise NonFinite(f"{dataset.name}: the model's logits for row {row} are not finite.")
+            chunks.append(logits)
+    return torch.cat(chunks) if chunks else torch.zeros(0, 0)

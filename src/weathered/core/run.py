@@ -1,0 +1,319 @@
+"""Run: one model, one data set and the parts that fill the slots, with the services parts may use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from weathered.core import distributed
+from weathered.core.batch import Batch
+from weathered.core.errors import DataError, NonFinite, SpecError, Unused
+from weathered.core.facts import check, name_of, traits_of
+from weathered.core.objective import keywords_of, logits_for_test, losses_of
+from weathered.core.procedure import Procedure
+from weathered.core.rng import derive_seed, generator
+from weathered.core.roles import Loss, Output, Part, Reweight, Sampler, Stepper, Term, Transform
+from weathered.core.settings import Settings
+from weathered.core.target import Target
+from weathered.data.dataset import Dataset, as_float
+from weathered.losses.cross_entropy import CrossEntropy
+from weathered.nn.network import fresh_copy, model_facts, seeded
+from weathered.steppers.plain import Plain
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Run:
+    """Everything a training step needs.
+
+    model: a network, or a function seed -> network. train: the training data. procedure: what a step does.
+    loss, transforms, reweight, terms, sampler, stepper: the parts; see `core.roles`.
+    validation: data that parts may read during training. aux: named auxiliary data, as in {"ood": dataset}.
+    settings: length, optimizer, seed. fabric: devices and precision; one CPU by default.
+    Raises Incompatible before the first batch if the parts do not fit together, the data or the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[int], nn.Module],
+        train: Dataset,
+        *,
+        procedure: Procedure | None = None,
+        loss: Loss | None = None,
+        transforms: Sequence[Transform] = (),
+        reweight: Reweight | None = None,
+        terms: Sequence[Term] = (),
+        sampler: Sampler | None = None,
+        stepper: Stepper | None = None,
+        validation: Dataset | None = None,
+        aux: Mapping[str, Dataset] | None = None,
+        settings: Settings | None = None,
+        fabric: Fabric | None = None,
+    ):
+        self.train, self.validation, self.aux_data = train, validation, dict(aux or {})
+        self.settings = settings or Settings()
+        self.procedure = procedure or Procedure()
+        self.loss_part: Loss = loss or CrossEntropy()
+        self.transforms, self.terms = tuple(transforms), tuple(terms)
+        self.reweight, self.sampler = reweight, sampler
+        self.stepper: Stepper = stepper or Plain()
+        self.fabric = fabric or _one_device(self.settings.precision)
+        self._given_model = model
+        self.model = model if isinstance(model, nn.Module) else model(derive_seed(self.seed, "model"))
+
+        single = {"sampler": sampler, "loss": loss, "reweight": reweight, "stepper": stepper}
+        self.parts: list[tuple[str, object]] = [
+            *((slot, part) for slot, part in single.items() if part is not None),
+            *(("transform", part) for part in self.transforms),
+            *(("term", part) for part in self.terms),
+        ]
+        check(self.facts, self.parts, self.procedure)
+        if len(train) < 2 or train.num_classes < 2:
+            raise DataError(
+                f"{train.name}: training needs 2 samples of 2 classes, got {len(train)} of {train.num_classes}."
+            )
+        if self.settings.batch_size % self.fabric.world_size:
+            raise SpecError(
+                f"batch_size {self.settings.batch_size} must be a multiple of the {self.fabric.world_size} devices"
+            )
+        self.step, self.epoch_losses = 0, torch.zeros(2, dtype=torch.float64)
+        self.used: Counter[int] = Counter()
+        self.results: dict[str, float] = {}
+        self._generators: dict[tuple[str, str], torch.Generator] = {}
+        self._place(self.model)
+        with seeded(derive_seed(self.seed, "procedure")):
+            self.modules = self.procedure.setup(self)
+        for module in self.modules.values():
+            self._place(module)
+        trained = [p for m in (self.model, *self.modules.values()) for p in m.parameters() if p.requires_grad]
+        self.parameters = list(dict.fromkeys(trained))
+        distributed.broadcast_weights(self.fabric, [self.model, *self.modules.values()])
+        self.optimizer = self.settings.build_optimizer(self.parameters)
+
+    def _place(self, module: nn.Module) -> None:
+        module.to(self.device)
+        if self.settings.channels_last:
+            cast(Any, module).to(memory_format=torch.channels_last)
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    @property
+    def facts(self) -> set[str]:
+        """What data and model provide to parts."""
+        named = {f"aux:{name}" for name in self.aux_data} | ({"aux"} if self.aux_data else set())
+        return self.train.facts | model_facts(self.model) | named | ({"validation"} if self.validation else set())
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per step over all devices; smaller than asked when the data are."""
+        size = min(self.settings.batch_size, len(self.train))
+        return size - size % self.fabric.world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(len(self.train) // self.batch_size, 1)
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """Share of training done, in [0, 1]."""
+        return self.step / self.total_steps
+
+    @property
+    def epoch(self) -> int:
+        """Number of the current epoch, from 0."""
+        return self.step // self.steps_per_epoch
+
+    def generator(self, name: str, device: torch.device | str = "cpu", shared: bool = False) -> torch.Generator:
+        """The generator of this name in this step: the same draws whenever the step is repeated.
+
+        shared: the same on all processes, otherwise each has its own.
+        """
+        key = (name, f"{device}{shared}")
+        if key not in self._generators:
+            rank = -1 if shared else self.fabric.global_rank
+            self._generators[key] = generator(self.seed, name, rank, self.step, device=device)
+        return self._generators[key]
+
+    def begin_step(self) -> None:
+        """Reset all draws to those of the current step."""
+        self._generators.clear()
+        torch.manual_seed(derive_seed(self.seed, "layers", self.fabric.global_rank, self.step))
+
+    def fresh_model(self, name: str) -> nn.Module:
+        """A second network of the same architecture, with weights drawn from `name`."""
+        return fresh_copy(self._given_model, self.model, derive_seed(self.seed, name))
+
+    def prepare(self, x: Tensor, labels: Tensor, index: Tensor) -> Batch:
+        """A batch on the device with all transforms applied; images become floats before the first that needs it."""
+        extra = {name: column[index].to(self.device) for name, column in self.train.extra.items()}
+        batch = Batch(x.to(self.device), Target.hard(labels.to(self.device)), index.to(self.device), extra)
+        seen: Counter[str] = Counter()
+        for part in self.transforms:
+            if not getattr(part, "accepts_uint8", False):
+                batch = batch.replace(x=as_float(batch.x))
+            name = name_of(part)
+            seen[name] += 1
+            self.used[id(part)] += 1
+            batch = part(batch, self.generator(f"{name}.{seen[name]}"))
+        x = as_float(batch.x)
+        if self.settings.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return batch.replace(x=x)
+
+    def forward(self, x: Tensor, model: nn.Module | None = None) -> Output:
+        """Logits in float32, and features if the loss or a term asks for them. model: the run's own by default."""
+        network = self.model if model is None else model
+        wants = any("features" in traits_of(p).needs for p in (self.loss_part, *self.terms))
+        with self.autocast():
+            if not wants:
+                return Output(network(x).float())
+            timm_like = cast(Any, network)
+            features = timm_like.forward_head(timm_like.forward_features(x), pre_logits=True)
+            return Output(timm_like.get_classifier()(features).float(), features.float())
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The precision of the run, for forward passes."""
+        with self.fabric.autocast():
+            yield
+
+    def losses(self, output: Output, batch: Batch) -> Float[Tensor, "B"]:
+        """Per-sample losses of the run's loss part, before weights and terms."""
+        self.used[id(self.loss_part)] += 1
+        return losses_of(self.loss_part, output.logits, batch.target, **keywords_of(self.loss_part, output))
+
+    def weights(self, losses: Float[Tensor, "B"], target: Target) -> Float[Tensor, "B"] | None:
+        """The reweight part's word on a batch, gathered over devices where it looks across the batch; None without."""
+        if self.reweight is None:
+            return None
+        self.used[id(self.reweight)] += 1
+        detached = losses.detach()
+        if not traits_of(self.reweight).batchwise:
+            return self.reweight(detached, target, self.progress)
+        everyone = distributed.gather(self.fabric, detached)
+        weights = self.reweight(everyone, distributed.gather_target(self.fabric, target), self.progress)
+        return distributed.local(self.fabric, weights)
+
+    def objective(self, output: Output, batch: Batch) -> Float[Tensor, ""]:
+        """Mean of weighted losses plus the terms: what plain training minimises."""
+        losses = self.losses(output, batch)
+        self.check_finite(losses)
+        weights = self.weights(losses, batch.target)
+        total = (losses if weights is None else weights * losses).mean()
+        for term in self.terms:
+            self.used[id(term)] += 1
+            total = total + term(self, batch, output).mean()
+        return total
+
+    def take_step(self, closure: Callable[[], Tensor]) -> None:
+        """Let the stepper take one step on the closure's loss, and record the loss."""
+        self.used[id(self.stepper)] += 1
+
+        def replay() -> Tensor:
+            self.begin_step()
+            return closure()
+
+        loss = self.stepper.step(self, replay)
+        self.epoch_losses += torch.tensor([float(loss), 1.0], dtype=torch.float64)
+
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """Gradients of a finite loss, averaged over devices; raises NonFinite before anything is changed."""
+        self.check_finite(loss)
+        self.fabric.backward(loss)
+        distributed.average_gradients(self.fabric, self.parameters)
+
+    def check_finite(self, values: Tensor) -> None:
+        """Raise NonFinite, naming step and parts, if a loss is NaN or infinite."""
+        if bool(torch.isfinite(values.detach()).all()):
+            return
+        transforms = ", ".join(name_of(part) for part in self.transforms) or "none"
+        raise NonFinite(
+            f"the loss is {float(values.detach().flatten()[~torch.isfinite(values.detach().flatten())][0])} at step "
+            f"{self.step} (epoch {self.epoch + 1}) with {name_of(self.procedure)}, {name_of(self.loss_part)}, "
+            f"transforms: {transforms}. Lower --lr (it is {self.settings.lr:g}) or check the data."
+        )
+
+    def check_used(self) -> None:
+        """Raise Unused if a part that was given has not been called; meant for after the first step."""
+        for slot, part in self.parts:
+            if not self.used[id(part)]:
+                raise Unused(
+                    f"{name_of(part)} was given as '{slot}' but {name_of(self.procedure)} did not call it in the "
+                    f"first step. Remove it, or use a procedure that does."
+                )
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """A batch tensor of all devices, in the order of ranks, without gradient."""
+        return distributed.gather(self.fabric, tensor)
+
+    def stateful(self) -> dict[str, Part]:
+        """Parts with state to save, by a name that is stable for a recipe."""
+        found = {"procedure": self.procedure, "loss": self.loss_part, "stepper": self.stepper}
+        found |= {f"{slot}.{i}.{name_of(part)}": part for i, (slot, part) in enumerate(self.parts)}
+        return {name: part for name, part in found.items() if isinstance(part, Part)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on bit for bit."""
+        return {
+            "step": self.step,
+            "epoch_losses": self.epoch_losses,
+            "results": self.results,
+            "model": dict(self.model.state_dict()),
+            "modules": {name: dict(module.state_dict()) for name, module in self.modules.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "parts": {name: part.state_dict() for name, part in self.stateful().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.step, self.results = int(state["step"]), dict(state["results"])
+        self.epoch_losses = state["epoch_losses"].double()
+        self.model.load_state_dict(state["model"])
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.stateful().items():
+            part.load_state_dict(state["parts"][name])
+
+    def test_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        """Logits whose softmax is the model's probability under the run's loss."""
+        return logits_for_test(self.loss_part, logits)
+
+    @torch.no_grad()
+    def predict(self, dataset: Dataset, batch_size: int = 1024) -> Float[Tensor, "N C"]:
+        """Test-time logits of the procedure's predictor on a data set, (N, C) float32 on the CPU."""
+        from weathered.core.predict import predict_logits
+
+        return self.test_logits(predict_logits(self.procedure.predictor(self), dataset, batch_size, self))
+
+    def order(self, epoch: int) -> Int[Tensor, "N"]:
+        """The rows of an epoch in order: a permutation, or draws with the sampler's weights."""
+        rng = generator(self.seed, "order", epoch)
+        if self.sampler is None:
+            return torch.randperm(len(self.train), generator=rng)
+        self.used[id(self.sampler)] += 1
+        weights = self.sampler.weights(self.train.labels, epoch / self.settings.epochs)
+        return torch.multinomial(weights.double(), len(self.train), replacement=True, generator=rng)
+
+
+def _one_device(precision: str) -> Fabric:
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator="cpu", devices=1, precision=cast(Any, precision))

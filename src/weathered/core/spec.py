@@ -1,0 +1,138 @@
+"""Specifications in one line, `slug:key=value,key=value`, parsed strictly."""
+
+import difflib
+import inspect
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from weathered.core.errors import SpecError
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """' Did you mean ...?' for the closest of `words`, or an empty string."""
+    hit = difflib.get_close_matches(word, list(words), 1)
+    return f" Did you mean '{hit[0]}'?" if hit else ""
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Split `name:key=value,key=value` into the name and its options.
+
+    Values are TOML: numbers, true and false, quoted or bare strings, lists. Raises SpecError for anything else.
+    """
+    name, _, rest = text.partition(":")
+    name = name.strip()
+    if not name:
+        raise SpecError(f"'{text}' has no name before ':'.")
+    options: dict[str, Any] = {}
+    for item in _split(rest):
+        key, sign, value = item.partition("=")
+        key = key.strip()
+        if not sign or not key.isidentifier():
+            raise SpecError(f"'{text}': expected key=value after ':', got '{item}'.")
+        if key in options:
+            raise SpecError(f"'{text}' gives '{key}' twice.")
+        options[key] = _value(value.strip())
+    return name, options
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside brackets and quotes."""
+    items, depth, quote, current = [], 0, "", ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        elif char in "[{(":
+            depth += 1
+        elif char in "]})":
+            depth -= 1
+        if char == "," and not depth and not quote:
+            items.append(current)
+            current = ""
+        else:
+            current += char
+    return [item for item in [*items, current] if item.strip()]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The named constructor arguments of a part."""
+    return dict(inspect.signature(factory).parameters)
+
+
+def option_types(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The annotation of each constructor argument, resolved."""
+    target = factory.__init__ if inspect.isclass(factory) else factory
+    return typing.get_type_hints(target)
+
+
+def check_options(
+    name: str, factory: Callable[..., Any], options: Mapping[str, Any], hidden: tuple[str, ...] = ()
+) -> None:
+    """Raise SpecError for an option that `factory` does not take or a value of the wrong type.
+
+    hidden: arguments that the engine fills and a user may not give.
+    """
+    known = [key for key in parameters(factory) if key not in hidden]
+    hints = option_types(factory)
+    for key, value in options.items():
+        if key not in known:
+            listing = ", ".join(known) or "none"
+            raise SpecError(f"{name} has no option '{key}'.{near(key, known)} It has: {listing}.")
+        if key in hints and not fits(value, hints[key]):
+            kind = type(value).__name__
+            raise SpecError(f"{name}: option '{key}' takes {describe(hints[key])}, got {value!r} ({kind}).")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a parsed value may stand for an argument annotated so; other annotations are left to the part."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in typing.get_args(annotation))
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (bool, str):
+        return isinstance(value, annotation)
+    if annotation is type(None):
+        return value is None
+    if origin in (list, tuple):
+        return isinstance(value, (list, tuple))
+    return True
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in words for an error message."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(option) for option in typing.get_args(annotation))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(option) for option in typing.get_args(annotation))
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "nothing"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def render(name: str, options: Mapping[str, Any]) -> str:
+    """The one-line form of a name and its options, the inverse of `parse`."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, str):
+            return value if _value(value) == value and "," not in value else f'"{value}"'
+        return str(value) if not isinstance(value, (list, tuple)) else "[" + ",".join(text(v) for v in value) + "]"
+
+    return name + (":" + ",".join(f"{k}={text(v)}" for k, v in options.items()) if options else "")

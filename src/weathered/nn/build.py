@@ -1,0 +1,72 @@
+"""Models by name: `cnn_small`, `mlp` and any timm backbone as `timm:NAME`."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from weathered.core.errors import SpecError
+from weathered.core.rng import derive_seed
+from weathered.core.spec import check_options, near, parse
+from weathered.data.dataset import Dataset
+from weathered.nn.cnn_small import CNNSmall
+from weathered.nn.mlp import MLP
+from weathered.nn.network import Network, assemble, seeded
+
+MODELS = {"cnn_small": CNNSmall, "mlp": MLP}
+
+
+def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int = 0) -> Network:
+    """Build and initialise the model a recipe names.
+
+    spec: `cnn_small:width=32`, `mlp:depth=3`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
+    dataset: gives input shape, classes and normalisation. head: `linear` or `cosine`.
+    Raises SpecError for an unknown name or option, with a suggestion.
+    """
+    with seeded(derive_seed(seed, "model")):
+        return assemble(_body(spec, dataset), dataset, head)
+
+
+def _body(spec: str, dataset: Dataset) -> nn.Module:
+    if spec.startswith("timm:"):
+        return _timm_body(spec.removeprefix("timm:"), dataset)
+    name, options = parse(spec)
+    if name not in MODELS:
+        raise SpecError(f"no model '{name}'.{near(name, MODELS)} There are {', '.join(MODELS)} and timm:NAME.")
+    shape = dataset.inputs.shape
+    if name == "cnn_small":
+        if not dataset.is_image:
+            raise SpecError("cnn_small needs images, but the data are a table; use --model mlp.")
+        given: dict[str, Any] = {"in_channels": shape[0]}
+    else:
+        given = {"input_shape": shape}
+    kind = MODELS[name]
+    check_options(name, kind, options, hidden=tuple(given))
+    try:
+        return kind(**given, **options)
+    except ValueError as error:
+        raise SpecError(f"model {spec}: {error}.") from error
+
+
+def _timm_body(rest: str, dataset: Dataset) -> nn.Module:
+    import timm
+
+    name, options = parse(rest)
+    pretrained = options.pop("pretrained", False)
+    if options:
+        raise SpecError(f"timm:{name} has no option '{next(iter(options))}'. It has: pretrained.")
+    if not dataset.is_image:
+        raise SpecError(f"timm:{name} needs images, but the data are a table; use --model mlp.")
+    if not timm.is_model(name):
+        raise SpecError(f"timm has no model '{name}'.{near(name, timm.list_models())}")
+    channels, height, width = dataset.inputs.shape
+    extra: dict[str, Any] = {"img_size": (height, width)} if "vit" in name or "deit" in name else {}
+    try:
+        body = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, **extra)
+        with torch.no_grad():
+            features = body.eval()(torch.zeros(2, channels, height, width))
+    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(f"timm:{name} does not work on {channels}x{height}x{width} images: {reason}.") from error
+    body.num_features = features.shape[1]
+    return body.train()

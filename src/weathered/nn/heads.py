@@ -1,0 +1,39 @@
+"""Classifier heads that end a network: the cosine head; the linear one is torch's own."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CosineHead(nn.Module):
+    """Cosine of the angle between features and one direction per class: logits in [-1, 1], no bias, no scale.
+
+    features (B, D) -> (B, C). A zero feature vector gives 0 for every class.
+    The scale belongs to the loss (for example `LDAM`), so it is applied exactly once.
+    Source: the normalised classifier of Cao et al., NeurIPS 2019.
+    """
+
+    def __init__(self, in_features: int, num_classes: int):
+        super().__init__()
+        self.in_features, self.out_features = in_features, num_classes
+        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform directions of unit length."""
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1)
+            self.weight.copy_(F.normalize(self.weight, dim=1))
+
+    def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        return F.linear(F.normalize(features, dim=1, eps=1e-8), F.normalize(self.weight, dim=1, eps=1e-8))
+
+
+def build_head(kind: str, in_features: int, num_classes: int) -> nn.Module:
+    """`linear` or `cosine`; raises ValueError for anything else."""
+    if kind == "linear":
+        return nn.Linear(in_features, num_classes)
+    if kind == "cosine":
+        return CosineHead(in_features, num_classes)
+    raise ValueError(f"head must be 'linear' or 'cosine', got '{kind}'")
