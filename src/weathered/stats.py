@@ -1,0 +1,82 @@
+"""Intervals and paired comparisons: every number of the library carries its n and a 95 % interval."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Estimate(NamedTuple):
+    """A value with its interval [low, high] and the number of observations behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """Mean of repeated runs with Student's t interval; a single value has the interval (-inf, inf)."""
+    array = np.asarray(values, dtype=float)
+    if not len(array):
+        raise ValueError("an interval needs at least one value")
+    mean = float(array.mean())
+    if len(array) == 1:
+        return Estimate(mean, -np.inf, np.inf, 1)
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(array) - 1) * stats.sem(array))
+    return Estimate(mean, mean - half, mean + half, len(array))
+
+
+def proportion_interval(successes: float, n: int, confidence: float = 0.95) -> Estimate:
+    """A share of n independent samples with Wilson's score interval (Wilson, JASA 1927)."""
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    share = successes / n
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Estimate(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
+
+
+def sample_mean_interval(values: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """Mean of a per-sample quantity with the normal interval of the central limit theorem."""
+    array = np.asarray(values, dtype=float)
+    if not len(array):
+        raise ValueError("an interval needs at least one value")
+    mean = float(array.mean())
+    half = (
+        float(stats.norm.ppf(0.5 + confidence / 2) * array.std(ddof=1) / np.sqrt(len(array)))
+        if len(array) > 1
+        else np.inf
+    )
+    return Estimate(mean, mean - half, mean + half, len(array))
+
+
+class Comparison(NamedTuple):
+    """Paired difference of an arm against a baseline over the same seeds: estimate and two-sided p-value."""
+
+    difference: Estimate
+    p_value: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies wholly on one side of 0."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+
+def paired_comparison(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
+    """Paired t interval and test of arm - baseline, seed by seed.
+
+    arm, baseline: one value per seed, in the same order of seeds. Raises ValueError if their lengths differ.
+    """
+    if len(arm) != len(baseline):
+        raise ValueError(f"a paired comparison needs the same seeds, got {len(arm)} and {len(baseline)} values")
+    differences = np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)
+    estimate = mean_interval(differences.tolist())
+    if len(differences) < 2:
+        return Comparison(estimate, 1.0)
+    spread = float(differences.std(ddof=1))
+    if spread == 0:
+        return Comparison(estimate, 1.0 if estimate.value == 0 else 0.0)
+    return Comparison(estimate, float(stats.ttest_rel(arm, baseline).pvalue))
