@@ -85,7 +85,6 @@ class Run:
             )
         self.step, self.epoch_losses = 0, torch.zeros(2, dtype=torch.float64)
         self.used: Counter[int] = Counter()
-        self.results: dict[str, float] = {}
         self._generators: dict[tuple[str, str], torch.Generator] = {}
         self._place(self.model)
         with seeded(derive_seed(self.seed, "procedure")):
@@ -274,7 +273,6 @@ class Run:
         return {
             "step": self.step,
             "epoch_losses": self.epoch_losses,
-            "results": self.results,
             "model": dict(self.model.state_dict()),
             "modules": {name: dict(module.state_dict()) for name, module in self.modules.items()},
             "optimizer": self.optimizer.state_dict(),
@@ -283,7 +281,7 @@ class Run:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.step, self.results = int(state["step"]), dict(state["results"])
+        self.step = int(state["step"])
         self.epoch_losses = state["epoch_losses"].double()
         self.model.load_state_dict(state["model"])
         for name, module in self.modules.items():

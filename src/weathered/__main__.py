@@ -1,0 +1,49 @@
+"""The command line's entry: errors a user can mend become one sentence and exit code 2."""
+
+import errno
+import sys
+
+STOPPED = 130
+
+
+def main() -> None:
+    """Run `weathered` with the arguments of the process."""
+    import click
+    from rich.console import Console
+    from rich.text import Text
+
+    from weathered.cli import app
+    from weathered.core.errors import WeatheredError
+
+    def complain(sentence: str) -> None:
+        text = Text(f"{sentence}", overflow="fold")
+        Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red"), text, sep="", end="\n")
+
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        sys.exit(app(args=arguments, standalone_mode=False, prog_name="weathered") or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        complain(error.format_message())
+        sys.exit(2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        complain("stopped; the same command with --resume goes on from here.")
+        sys.exit(STOPPED)
+    except WeatheredError as error:
+        if debug:
+            raise
+        complain(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if debug:
+            raise
+        advice = " Free some space or choose another --out." if error.errno == errno.ENOSPC else ""
+        complain(f"{error.strerror or error}: {error.filename or ''}.{advice}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

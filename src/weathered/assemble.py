@@ -1,0 +1,158 @@
+"""From names to parts: resolve what a recipe uses, with every default, and build it for given data."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from weathered.core.errors import SpecError
+from weathered.core.facts import traits_of
+from weathered.core.roles import Loss
+from weathered.core.spec import check_options, near, option_types, parameters, parse, render
+from weathered.data.dataset import Dataset
+from weathered.registry import ALIASES, TABLE, TRAINING_SLOTS, Entry
+
+FILLED = ("class_counts", "num_classes")
+"""Constructor arguments that the data fill; a user never writes them."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One method of a recipe with all its options, defaults included."""
+
+    slug: str
+    options: Mapping[str, Any]
+
+    @property
+    def entry(self) -> Entry:
+        return TABLE[self.slug]
+
+    def __str__(self) -> str:
+        return render(self.slug, self.options)
+
+
+def entry_of(slug: str) -> Entry:
+    """The table's entry for a slug or alias; raises SpecError with a suggestion."""
+    slug = ALIASES.get(slug, slug)
+    if slug not in TABLE:
+        raise SpecError(f"no method '{slug}'.{near(slug, [*TABLE, *ALIASES])} 'weathered list' shows all {len(TABLE)}.")
+    return TABLE[slug]
+
+
+def import_part(entry: Entry) -> Any:
+    """The class behind an entry."""
+    module, _, name = entry.path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def resolve(specs: Sequence[str]) -> list[Use]:
+    """Specs such as `jocor:co_lambda=0.9` to uses with every default written out; bundles are taken apart.
+
+    Raises SpecError for an unknown name or option, a value of the wrong type, or two parts in a single slot.
+    """
+    uses: list[Use] = []
+    for text in specs:
+        slug, options = parse(text)
+        uses += _expand(entry_of(slug), options)
+    for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "learner"):
+        rivals = [use.slug for use in uses if use.entry.slot == slot]
+        if len(rivals) > 1:
+            wrap = f" Or wrap one in the other: {rivals[1]}:base={rivals[0]}." if _wraps(rivals[1]) else ""
+            raise SpecError(f"{' and '.join(rivals)} both fill the slot '{slot}', which holds one. Drop one.{wrap}")
+    return uses
+
+
+def _wraps(slug: str) -> bool:
+    return "base" in parameters(import_part(TABLE[slug]))
+
+
+def _expand(entry: Entry, options: dict[str, Any]) -> list[Use]:
+    if entry.parts:
+        takers = {part: parameters(import_part(TABLE[part])) for part in entry.parts}
+        for key in options:
+            if not any(key in known for known in takers.values()):
+                known = [k for names in takers.values() for k in names if k not in FILLED]
+                raise SpecError(f"{entry.slug} has no option '{key}'.{near(key, known)} It has: {', '.join(known)}.")
+        return [
+            use
+            for part, known in takers.items()
+            for use in _expand(TABLE[part], {k: v for k, v in options.items() if k in known})
+        ]
+    factory = import_part(entry)
+    check_options(entry.slug, factory, options, hidden=FILLED)
+    resolved = {}
+    for name, parameter in parameters(factory).items():
+        if name in FILLED:
+            continue
+        if name in options:
+            resolved[name] = options[name]
+        elif parameter.default is parameter.empty:
+            raise SpecError(f"{entry.slug} needs the option '{name}', as in {entry.slug}:{name}=...")
+        elif parameter.default is not None:
+            resolved[name] = parameter.default
+    return [Use(entry.slug, resolved)]
+
+
+def build(use: Use, dataset: Dataset | None = None) -> Any:
+    """The part a use names. dataset: fills class_counts and num_classes.
+
+    Raises SpecError naming the part if an option is out of range.
+    """
+    factory = import_part(use.entry)
+    options = dict(use.options)
+    hints = option_types(factory)
+    for name, value in options.items():
+        if isinstance(value, str) and _is_loss(hints.get(name)):
+            inner = resolve([value])
+            if len(inner) != 1 or inner[0].entry.slot != "loss":
+                raise SpecError(f"{use.slug}: option '{name}' takes a loss, got '{value}'.")
+            options[name] = build(inner[0], dataset)
+    known = parameters(factory)
+    for name in FILLED:
+        if name in known:
+            if dataset is None:
+                raise SpecError(f"{use.slug} needs '{name}' from the data.")
+            options[name] = getattr(dataset, name)
+    try:
+        return factory(**options)
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"{use.slug}: {error}.") from error
+
+
+def _is_loss(annotation: Any) -> bool:
+    return annotation is Loss or Loss in getattr(annotation, "__args__", ())
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run by slot, ready for `Run(**parts.slots)`."""
+
+    slots: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[Any]:
+        return [part for value in self.slots.values() for part in (value if isinstance(value, list) else [value])]
+
+    @property
+    def head(self) -> str:
+        """The head that the parts ask for."""
+        return "cosine" if any("cosine_head" in traits_of(part).needs for part in self.all) else "linear"
+
+
+def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
+    """All training parts of a recipe. Raises SpecError for a method that is not a training part."""
+    slots: dict[str, Any] = {"transforms": [], "terms": []}
+    for use in uses:
+        slot = use.entry.slot
+        if slot == "learner":
+            continue
+        if slot not in TRAINING_SLOTS:
+            raise SpecError(
+                f"{use.slug} is a {slot}, not a part of training; 'weathered show {use.slug}' says where it is used."
+            )
+        part = build(use, dataset)
+        if slot in ("transform", "term"):
+            slots[slot + "s"].append(part)
+        else:
+            slots[slot] = part
+    return Parts(slots)

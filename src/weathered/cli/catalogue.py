@@ -1,0 +1,62 @@
+"""`weathered list` and `weathered show`: what there is, without importing torch for the list."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from weathered.registry import ENTRIES, PROBLEMS
+
+
+def list_methods(
+    problem: Annotated[str | None, typer.Option(help="Only methods for this problem, as in noisy-labels.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List all methods."""
+    from weathered.core.errors import SpecError
+    from weathered.core.spec import near
+
+    if problem is not None and problem not in PROBLEMS:
+        raise SpecError(f"no problem '{problem}'.{near(problem, PROBLEMS)} There are: {', '.join(PROBLEMS)}.")
+    entries = [entry for entry in ENTRIES if problem is None or problem in entry.problems]
+    if as_json:
+        fields = ("slug", "slot", "problems", "paper", "summary")
+        rows = [{field: getattr(entry, field) for field in fields} for entry in entries]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("method", "slot", "for", "source", "what it does"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        table.add_row(entry.slug, entry.slot, ", ".join(entry.problems), entry.paper, entry.summary)
+    Console().print(table)
+
+
+def show(
+    method: Annotated[str, typer.Argument(help="A method's name, as 'weathered list' prints it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a method does, needs, breaks and was measured to do."""
+    from weathered.cli.describe import describe
+
+    description = describe(method)
+    if as_json:
+        typer.echo(json.dumps(description, indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{description['slug']}[/bold]  {description['summary']}")
+    console.print(f"source: {description['paper']}    slot: {description['slot']}")
+    if description["problems"]:
+        console.print(f"for: {', '.join(description['problems'])}")
+    for heading in ("options", "needs", "breaks"):
+        if description[heading]:
+            console.print(f"\n[bold]{heading}[/bold]")
+            for name, text in description[heading].items():
+                console.print(f"  {name}: {text}", markup=False)
+    if description["honours"]:
+        console.print(f"\n[bold]honours[/bold] the slots {', '.join(description['honours'])}")
+    if description["documentation"]:
+        console.print("\n" + description["documentation"], markup=False)
+    console.print("\n[bold]measured[/bold] " + description["measured"])

@@ -1,0 +1,182 @@
+"""The commands that train, compare, audit, report and verify. Each imports what it needs when it is called."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from weathered.cli import options as opt
+
+RUNS = Path("runs")
+
+
+def train(
+    data: Annotated[str | None, typer.Argument(help="Data, unless the recipe names them.")] = None,
+    recipe: opt.RecipeFile = None,
+    use: opt.Use = None,
+    model: opt.Model = None,
+    head: opt.Head = None,
+    test: opt.Test = None,
+    label_column: opt.LabelColumn = None,
+    test_label_column: opt.TestLabelColumn = None,
+    clean_column: opt.CleanColumn = None,
+    root: opt.Root = None,
+    noise: opt.Noise = None,
+    long_tail: opt.LongTail = None,
+    limit: opt.Limit = None,
+    validation: opt.Validation = None,
+    image_size: opt.ImageSize = None,
+    skip_bad: opt.SkipBad = False,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    lr: opt.LearningRate = None,
+    optimizer: opt.Optimizer = None,
+    weight_decay: opt.WeightDecay = None,
+    schedule: opt.Schedule = None,
+    seed: opt.Seed = None,
+    precision: opt.Precision = None,
+    channels_last: opt.ChannelsLast = False,
+    out: opt.Out = RUNS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the verdict.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Train one recipe and print where the run is."""
+    if data is None and recipe is None:
+        from weathered.core.errors import SpecError
+
+        raise SpecError("nothing to train on: name data, as in 'weathered train digits', or give --recipe FILE.")
+    made = opt.make_recipe(recipe, _data(locals()), _settings(locals()), model, head, use, noise, long_tail)
+    from weathered.cli.running import dry, train_one
+
+    if dry_run:
+        dry(made, as_json)
+    else:
+        train_one(made, out, resume, as_json)
+
+
+def compare(
+    data: opt.Data,
+    arms: Annotated[str, typer.Option("--arms", help='As in ce,logitclip,"jocor+logitclip".')],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from 0.")] = 3,
+    baseline: Annotated[str | None, typer.Option(help="The arm to compare with.")] = None,
+    launcher: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of the local pool.")] = None,
+    recipe: opt.RecipeFile = None,
+    use: opt.Use = None,
+    model: opt.Model = None,
+    head: opt.Head = None,
+    test: opt.Test = None,
+    label_column: opt.LabelColumn = None,
+    test_label_column: opt.TestLabelColumn = None,
+    clean_column: opt.CleanColumn = None,
+    root: opt.Root = None,
+    noise: opt.Noise = None,
+    long_tail: opt.LongTail = None,
+    limit: opt.Limit = None,
+    validation: opt.Validation = None,
+    image_size: opt.ImageSize = None,
+    skip_bad: opt.SkipBad = False,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    lr: opt.LearningRate = None,
+    optimizer: opt.Optimizer = None,
+    weight_decay: opt.WeightDecay = None,
+    schedule: opt.Schedule = None,
+    precision: opt.Precision = None,
+    channels_last: opt.ChannelsLast = False,
+    out: opt.Out = RUNS,
+    report: Annotated[Path | None, typer.Option("--report", help="Where to write the report.")] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Train several arms over seeds on the same data, rank them and write a report."""
+    made = opt.make_recipe(recipe, _data(locals()), _settings(locals()), model, head, use, noise, long_tail)
+    from weathered.cli.running import compare_arms
+
+    compare_arms(made, arms, seeds, baseline, launcher, workers, out, report, as_json)
+
+
+def demo(
+    out: opt.Out = RUNS,
+    report: Annotated[Path | None, typer.Option("--report", help="Where to write the report.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from 0.")] = 3,
+    as_json: opt.Json = False,
+) -> None:
+    """Compare methods on real handwritten digits of which 40 % carry a wrong label."""
+    from weathered.cli.running import compare_arms
+    from weathered.demonstration import ARMS, recipe
+
+    compare_arms(recipe(), ARMS, seeds, None, "local", None, out, report, as_json)
+
+
+def audit(
+    run: Annotated[list[Path], typer.Argument(help="A finished run's folder; several for ensembles of scores.")],
+    audits: Annotated[str, typer.Option(help="As in accuracy,calibration,ood,corruption,certified.")] = (
+        "accuracy,calibration,ood,corruption"
+    ),
+    ood: Annotated[
+        list[str] | None, typer.Option("--ood", help="Data unlike the training set; repeat for more.")
+    ] = None,
+    scores: Annotated[str, typer.Option(help="Scores for the ood audit, as in msp,energy,knn.")] = "msp,energy,knn",
+    limit: Annotated[int | None, typer.Option(help="Audit at most this many test samples.")] = None,
+    sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
+    as_json: opt.Json = False,
+) -> None:
+    """Measure how a finished run behaves, and write the figures beside it."""
+    from weathered.cli.auditing import audit_runs
+
+    audit_runs(run, audits.split(","), ood or [], scores.split(","), limit, sigma, as_json)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run or comparison folders.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")] = Path("report.html"),
+    as_json: opt.Json = False,
+) -> None:
+    """Write one self-contained HTML report on runs or on a comparison."""
+    from weathered.cli.running import report_on
+
+    report_on(runs, out, as_json)
+
+
+def verify(
+    methods: Annotated[list[str] | None, typer.Argument(help="Methods whose claims to run; all without.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="How many seeds, from 0.")] = 3,
+    claims: Annotated[Path | None, typer.Option(help="Folder of claims, if not the checkout's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, one per core by default.")] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Run claims, paired over seeds, and write what they show to the ledger."""
+    from weathered.cli.verifying import verify_claims
+
+    verify_claims(methods or [], seeds, claims, workers, as_json)
+
+
+def _data(given: dict[str, Any]) -> dict[str, Any]:
+    names = (
+        "test",
+        "label_column",
+        "test_label_column",
+        "clean_column",
+        "limit",
+        "validation",
+        "image_size",
+        "skip_bad",
+    )
+    root = given["root"]
+    return {"train": given["data"], "root": str(root) if root else None, **{name: given[name] for name in names}}
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    names = (
+        "epochs",
+        "batch_size",
+        "lr",
+        "optimizer",
+        "weight_decay",
+        "schedule",
+        "seed",
+        "precision",
+        "channels_last",
+    )
+    return {name: given.get(name) for name in names}

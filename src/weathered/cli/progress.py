@@ -1,0 +1,72 @@
+"""Progress bars of long commands: steps, time left, samples per second; silent when nobody watches."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from weathered.core.run import Run
+from weathered.sweep import Status
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Run], None]]:
+    """An observer that shows the steps of one run."""
+    with _bar() as progress:
+        task = progress.add_task("training", total=1, note="")
+        last_time, last_step = time.monotonic(), None
+
+        def observe(run: Run) -> None:
+            nonlocal last_time, last_step
+            now = time.monotonic()
+            if last_step is None:
+                last_step = run.step
+            elif now - last_time > 0.5:
+                speed = (run.step - last_step) * run.batch_size / (now - last_time)
+                progress.update(task, note=f"epoch {run.epoch + 1}  {speed:,.0f} samples/s")
+                last_time, last_step = now, run.step
+            progress.update(task, total=run.total_steps, completed=run.step)
+
+        yield observe
+
+
+@contextmanager
+def sweep_progress(total: int) -> Iterator[Callable[[Status], None]]:
+    """A watcher that shows how many of `total` runs are done, and each run under way."""
+    with _bar() as progress:
+        whole = progress.add_task("runs", total=total, note="")
+        tasks: dict[str, TaskID] = {}
+
+        def watch(status: Status) -> None:
+            if status.ended:
+                if status.hash in tasks:
+                    progress.remove_task(tasks.pop(status.hash))
+                progress.advance(whole)
+                return
+            if status.hash not in tasks:
+                tasks[status.hash] = progress.add_task(f"  {status.hash}", total=status.total, note="")
+            progress.update(tasks[status.hash], completed=status.step)
+
+        yield watch
+
+
+@contextmanager
+def plain_progress(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar over `total` items; call what it yields once per finished item."""
+    with _bar() as progress:
+        task = progress.add_task(name, total=total, note="")
+        yield lambda: progress.advance(task)

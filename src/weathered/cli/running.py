@@ -1,0 +1,130 @@
+"""What train, compare and report do once their options are a recipe."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from weathered.assemble import build_parts, resolve
+from weathered.audit.result import plain
+from weathered.cli.progress import sweep_progress, training_progress
+from weathered.comparison import METRIC, CompareResult, compare, parse_arms
+from weathered.core.errors import WeatheredError
+from weathered.data.prepare import prepare
+from weathered.recipe import Recipe
+from weathered.report.collect import report_on_comparison, report_on_runs
+from weathered.store import RunFolder, find_runs
+from weathered.sweep import Launcher
+from weathered.training import build_run, resolved_head, train
+
+
+def dry(recipe: Recipe, as_json: bool) -> None:
+    """Print the resolved recipe and whether its parts fit together; nothing is trained or written."""
+    splits = prepare(recipe)
+    run = build_run(recipe, splits)
+    head = resolved_head(recipe, build_parts(resolve(recipe.use), splits.train))
+    tree = {"hash": recipe.hash, **recipe.canonical(), "head": head}
+    facts = {"train": len(splits.train), "test": len(splits.test), "classes": splits.train.num_classes}
+    verdict = "compatible"
+    if as_json:
+        typer.echo(
+            json.dumps({"recipe": tree, "data": facts, "facts": sorted(run.facts), "verdict": verdict}, indent=2)
+        )
+        return
+    typer.echo(json.dumps(tree, indent=2))
+    typer.echo(f"data: {facts['train']} training and {facts['test']} test samples of {facts['classes']} classes")
+    typer.echo(f"facts: {', '.join(sorted(run.facts))}")
+    typer.echo(f"verdict: {verdict}; {run.total_steps} steps of {run.batch_size} samples")
+
+
+def train_one(recipe: Recipe, out: Path, resume: bool, as_json: bool) -> None:
+    """Train a recipe with a progress bar and print its results."""
+    with training_progress() as observe:
+        folder = train(recipe, out, observer=observe, resume=resume)
+    record = folder.read_json("run.json")
+    if as_json:
+        typer.echo(json.dumps({"run": str(folder.path), "results": record["results"]}, indent=2))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("figure", "value", "95 % interval", "n"):
+        table.add_column(column)
+    for name, value in record["results"].items():
+        table.add_row(name, f"{value['value']:.4f}", interval_text(value["low"], value["high"]), str(value["n"]))
+    Console().print(table)
+    typer.echo(f"run: {folder.path}")
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval for a table, or a dash where one run gives none."""
+    return "-" if low is None or high is None else f"[{low:.4f}, {high:.4f}]"
+
+
+def compare_arms(
+    recipe: Recipe,
+    arms: str,
+    seeds: int,
+    baseline: str | None,
+    launcher: str,
+    workers: int | None,
+    out: Path,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare arms with a progress bar, print the ranking and write the report."""
+    parsed = parse_arms(arms)
+    with sweep_progress(len(parsed) * seeds) as watch:
+        result = compare(
+            recipe,
+            parsed,
+            range(seeds),
+            out,
+            baseline=baseline,
+            launcher=cast(Launcher, launcher),
+            workers=workers,
+            watcher=watch,
+        )
+    path = report_on_comparison(result, report or result.path / "report.html")
+    if as_json:
+        typer.echo(json.dumps({**plain(result.to_json()), "report": str(path)}, indent=2))
+    else:
+        Console().print(ranking_table(result))
+        for name, error in result.failed.items():
+            typer.echo(f"failed: {out / name}: {error}", err=True)
+        typer.echo(f"comparison: {result.path}")
+        typer.echo(f"report: {path}")
+    if result.failed:
+        raise WeatheredError(f"{len(result.failed)} of the runs failed; the same command tries them again.")
+
+
+def ranking_table(result: CompareResult) -> Table:
+    """Arms from best to worst, with intervals over seeds and the paired test against the baseline."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    headings = ("arm", f"test {METRIC}", "95 % interval", f"difference to {result.baseline}", "p", "s/run")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for arm in result.ranking():
+        estimate = plain(arm.estimate()._asdict())
+        against = result.against_baseline(arm)
+        difference, p_value = "baseline", ""
+        if arm.name != result.baseline:
+            gap: dict[str, Any] = plain(against.difference._asdict())
+            difference = f"{gap['value']:+.4f} {interval_text(gap['low'], gap['high'])}"
+            p_value = f"{against.p_value:.3g}" if len(result.seeds) > 1 else "-"
+        seconds = sum(arm.seconds) / len(arm.seconds)
+        interval = interval_text(estimate["low"], estimate["high"])
+        table.add_row(arm.name, f"{estimate['value']:.4f}", interval, difference, p_value, f"{seconds:.1f}")
+    table.caption = f"accuracy after the last epoch, mean of {len(result.seeds)} seeds, paired t test over seeds"
+    return table
+
+
+def report_on(paths: list[Path], out: Path, as_json: bool) -> None:
+    """Write a report on run folders, or on the comparison that a folder holds."""
+    path = report_on_runs([run for run in _runs(paths) if run.state == "done"], paths, out)
+    typer.echo(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
+
+
+def _runs(paths: list[Path]) -> list[RunFolder]:
+    return [] if any((path / "comparison.json").exists() for path in paths) else find_runs(paths)

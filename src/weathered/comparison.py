@@ -1,0 +1,172 @@
+"""Compare arms over seeds: the same data, the same settings, paired statistics against the baseline."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from weathered.audit.result import plain
+from weathered.core.errors import SpecError, WeatheredError
+from weathered.data.prepare import prepare
+from weathered.recipe import Recipe
+from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison
+from weathered.store import RunFolder, write_atomic
+from weathered.sweep import Launcher, Watcher, run_all
+from weathered.training import build_run
+
+METRIC = "accuracy"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe of a comparison over all seeds: its name, its methods, and its value of each metric per seed."""
+
+    name: str
+    use: tuple[str, ...]
+    folders: tuple[RunFolder, ...]
+    values: dict[str, list[float]]
+    seconds: list[float]
+
+    def estimate(self, metric: str = METRIC) -> Estimate:
+        return mean_interval(self.values[metric])
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """Arms in the order given, the baseline first named, and the folder of the comparison."""
+
+    arms: tuple[Arm, ...]
+    baseline: str
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    path: Path
+    failed: dict[str, str]
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def against_baseline(self, arm: Arm, metric: str = METRIC) -> Comparison:
+        """Paired difference of an arm and the baseline, seed by seed."""
+        return paired_comparison(arm.values[metric], self.arm(self.baseline).values[metric])
+
+    def ranking(self, metric: str = METRIC) -> list[Arm]:
+        """Arms from best to worst mean."""
+        return sorted(self.arms, key=lambda arm: -arm.estimate(metric).value)
+
+    def to_json(self) -> dict[str, Any]:
+        """The ranking with intervals and paired tests."""
+        rows = []
+        for arm in self.ranking():
+            estimate, against = arm.estimate(), self.against_baseline(arm)
+            rows.append(
+                {
+                    "arm": arm.name,
+                    "use": list(arm.use),
+                    METRIC: estimate._asdict(),
+                    "values": arm.values,
+                    "difference": None if arm.name == self.baseline else against.difference._asdict(),
+                    "p_value": None if arm.name == self.baseline else against.p_value,
+                    "seconds": sum(arm.seconds) / len(arm.seconds),
+                    "runs": [folder.path.name for folder in arm.folders],
+                }
+            )
+        return {
+            "metric": METRIC,
+            "baseline": self.baseline,
+            "seeds": list(self.seeds),
+            "recipe": self.recipe.to_tree(),
+            "ranking": rows,
+            "failed": self.failed,
+        }
+
+
+def parse_arms(text: str) -> dict[str, tuple[str, ...]]:
+    """`ce,logitclip,jocor:co_lambda=0.9,ramp=0.1+mixup` to arm name -> methods.
+
+    A comma separates arms unless what follows is `key=value`, which belongs to the method before it; `+` joins the
+    methods of one arm. Raises SpecError for an empty or repeated arm.
+    """
+    arms: list[str] = []
+    for item in text.split(","):
+        if arms and re.match(r"\s*\w+\s*=", item):
+            arms[-1] += "," + item
+        else:
+            arms.append(item.strip())
+    named: dict[str, tuple[str, ...]] = {}
+    for arm in arms:
+        if not arm:
+            raise SpecError(f"--arms '{text}' has an empty arm; separate arms by single commas.")
+        if arm in named:
+            raise SpecError(f"--arms names '{arm}' twice.")
+        named[arm] = tuple(part.strip() for part in re.split(r"\+(?=\s*[A-Za-z])", arm))
+    return named
+
+
+def plan(recipe: Recipe, arms: dict[str, tuple[str, ...]], seeds: Sequence[int]) -> dict[str, list[Recipe]]:
+    """One recipe per arm and seed; the shared recipe's own methods come first in every arm."""
+    return {
+        name: [replace(recipe, use=(*recipe.use, *use)).with_settings(seed=seed) for seed in seeds]
+        for name, use in arms.items()
+    }
+
+
+def check_plan(planned: dict[str, list[Recipe]]) -> None:
+    """Refuse a comparison before its first run if any arm cannot be built on its data."""
+    first = next(iter(planned.values()))[0]
+    splits = prepare(first)
+    for name, recipes in planned.items():
+        try:
+            build_run(recipes[0], splits)
+        except WeatheredError as error:
+            raise type(error)(f"arm '{name}': {error}") from error
+
+
+def compare(
+    recipe: Recipe,
+    arms: dict[str, tuple[str, ...]],
+    seeds: Sequence[int] = (0, 1, 2),
+    out: Path = Path("runs"),
+    *,
+    baseline: str | None = None,
+    launcher: Launcher = "local",
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> CompareResult:
+    """Train every arm with every seed and compare test accuracy after the last epoch.
+
+    recipe: what all arms share. arms: name -> methods. baseline: the arm to compare with, `ce` or the first by
+    default. Runs that are finished in `out` are not trained again. Raises a WeatheredError if an arm is refused,
+    or if no run succeeded.
+    """
+    baseline = baseline or ("ce" if "ce" in arms else next(iter(arms)))
+    if baseline not in arms:
+        raise SpecError(f"the baseline '{baseline}' is not among the arms: {', '.join(arms)}.")
+    if len(arms) < 2 or len(set(seeds)) < 1:
+        raise SpecError("a comparison needs at least two arms and one seed.")
+    planned = plan(recipe, arms, seeds)
+    check_plan(planned)
+    everything = [item for recipes in planned.values() for item in recipes]
+    outcomes = run_all(everything, out, launcher=launcher, workers=workers, watcher=watcher)
+    failed = {outcome.folder.path.name: outcome.error for outcome in outcomes if outcome.error}
+    collected = []
+    for name, recipes in planned.items():
+        folders = [RunFolder(out / item.hash) for item in recipes]
+        broken = [failed[f.path.name] for f in folders if f.path.name in failed]
+        if broken and name == baseline:
+            raise WeatheredError(f"the baseline '{name}' failed: {broken[0]}")
+        if not broken:
+            collected.append(_collect(name, arms[name], folders))
+    digest = hashlib.sha256(json.dumps(sorted(item.hash for item in everything)).encode()).hexdigest()[:12]
+    result = CompareResult(tuple(collected), baseline, tuple(seeds), recipe, out / f"compare-{digest}", failed)
+    write_atomic(result.path / "comparison.json", json.dumps(plain(result.to_json()), indent=2) + "\n")
+    return result
+
+
+def _collect(name: str, use: tuple[str, ...], folders: list[RunFolder]) -> Arm:
+    records = [folder.read_json("run.json") for folder in folders]
+    metrics = records[0]["results"]
+    values = {metric: [record["results"][metric]["value"] for record in records] for metric in metrics}
+    return Arm(name, use, tuple(folders), values, [record["seconds"] for record in records])

@@ -1,0 +1,52 @@
+"""The data of a recipe: loaded, split, given their flaws, the same for every arm of a comparison."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from weathered.assemble import build, resolve
+from weathered.core.errors import DataError, SpecError
+from weathered.core.rng import generator
+from weathered.data.dataset import Dataset
+from weathered.data.sources import load_pair, validation_split
+from weathered.recipe import Recipe
+
+
+class Splits(NamedTuple):
+    """Training data as the recipe flawed them, what parts may read during training, and the untouched test set."""
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+
+
+def prepare(recipe: Recipe) -> Splits:
+    """Load the recipe's data and apply its makers to the training set, validation split off afterwards.
+
+    Raises DataError or SpecError in one sentence for anything that is missing, broken or does not fit.
+    """
+    options, seed = recipe.data, recipe.data_seed
+    train, test = load_pair(
+        options.train,
+        options.test,
+        label_column=options.label_column,
+        test_label_column=options.test_label_column,
+        clean_column=options.clean_column,
+        skip_bad=options.skip_bad,
+        root=Path(options.root) if options.root else None,
+        image_size=options.image_size,
+        limit=options.limit,
+        seed=seed,
+    )
+    for use in resolve(options.make):
+        if use.entry.slot != "maker":
+            raise SpecError(f"{use.slug} is a {use.entry.slot}, not a data maker.")
+        train = build(use)(train, generator(seed, "maker", use.slug))
+    counts = train.class_counts
+    if int((counts > 0).sum()) < 2:
+        raise DataError(
+            f"{train.name}: training needs at least two classes with samples, found {int((counts > 0).sum())}."
+        )
+    validation = None
+    if options.validation:
+        train, validation = validation_split(train, options.validation, seed)
+    return Splits(train, validation, test)

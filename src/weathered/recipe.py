@@ -1,0 +1,127 @@
+"""Recipe: everything that determines a run, as TOML on the outside and one canonical form inside."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from weathered.assemble import resolve
+from weathered.core.errors import SpecError
+from weathered.core.settings import Settings
+from weathered.core.spec import fits, near, option_types
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where the data come from and what is done to them before training.
+
+    train, test: a path or `name:options`; without a test set a quarter is held out. label_column: the labels to
+    train on. clean_column: the truth, for scoring only. validation: share of the training set that parts may read.
+    make: data makers in order, as in `symmetric:rate=0.4`. limit: at most this many training rows, at random.
+    skip_bad: drop unreadable images and count them. image_size: resize to this many pixels.
+    """
+
+    train: str = "digits"
+    test: str | None = None
+    label_column: str | None = None
+    test_label_column: str | None = None
+    clean_column: str | None = None
+    root: str | None = None
+    validation: float = 0.0
+    make: tuple[str, ...] = ()
+    limit: int | None = None
+    skip_bad: bool = False
+    image_size: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise SpecError(f"validation must be in [0, 1), got {self.validation}")
+        if self.limit is not None and self.limit < 2:
+            raise SpecError(f"limit must be at least 2, got {self.limit}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Data, model, methods and settings of one run. use: methods as `slug:key=value`. head: auto, linear, cosine."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    model: str = "cnn_small"
+    head: str = "auto"
+    use: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if self.head not in ("auto", "linear", "cosine"):
+            raise SpecError(f"head must be auto, linear or cosine, got '{self.head}'")
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of splits and makers: the run's own unless the data fix another."""
+        return self.settings.seed if self.data.seed is None else self.data.seed
+
+    def canonical(self) -> dict[str, Any]:
+        """The recipe with every default of every method written out; equal recipes give equal trees."""
+        tree = asdict(self)
+        tree["data"]["seed"] = self.data_seed
+        tree["use"] = [{"slug": use.slug, "options": dict(use.options)} for use in resolve(self.use)]
+        # neither changes a result: how often the state is saved, how many processes decode
+        for name in ("checkpoint_seconds", "workers"):
+            del tree["settings"][name]
+        return json.loads(json.dumps(tree))
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name the run's folder."""
+        return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def with_settings(self, **changes: Any) -> "Recipe":
+        return replace(self, settings=replace(self.settings, **changes))
+
+    def to_tree(self) -> dict[str, Any]:
+        """A tree that `from_tree` reads back, and that TOML can hold."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any], where: str = "recipe") -> "Recipe":
+        """Build a recipe from a nested mapping; raises SpecError naming an unknown or mistyped key."""
+        given = dict(tree)
+        data = _record(DataOptions, given.pop("data", {}), f"{where} [data]")
+        settings = _record(Settings, given.pop("settings", {}), f"{where} [settings]")
+        return _record(cls, {**given, "data": data, "settings": settings}, where)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Recipe":
+        """Read a TOML recipe; raises SpecError if it is missing, not TOML, or holds an unknown key."""
+        try:
+            tree = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise SpecError(f"cannot read the recipe {path}: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpecError(f"the recipe {path} is not valid TOML: {error}.") from error
+        return cls.from_tree(tree, str(path))
+
+
+def _record(kind: type, given: Any, where: str) -> Any:
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping):
+        raise SpecError(f"{where} must be a table of keys and values, got {given!r}.")
+    known = [f.name for f in fields(kind)]
+    hints = option_types(kind)
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            raise SpecError(f"{where} has no key '{key}'.{near(key, known)} It has: {', '.join(known)}.")
+        if isinstance(value, list):
+            value = tuple(value)
+        if not fits(value, hints[key]):
+            raise SpecError(f"{where}: '{key}' got {value!r}, which does not fit.")
+        values[key] = value
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise SpecError(f"{where}: {error}.") from error

@@ -1,0 +1,192 @@
+"""The table of all methods: name, where it lives, which slot it fills, what it is for. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method.
+
+    slug: its name on the command line. path: module and class. slot: the contract it fills.
+    problems: what it is for. paper: first author, venue, year. summary: one line. card: the method it belongs to,
+    where a method has several parts. parts: for a bundle, the slugs it stands for.
+    """
+
+    slug: str
+    path: str
+    slot: str
+    problems: tuple[str, ...]
+    paper: str
+    summary: str
+    card: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def class_name(self) -> str:
+        return self.path.partition(":")[2]
+
+
+NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING = (
+    "noisy-labels",
+    "long-tail",
+    "mixing",
+    "ood",
+    "robustness",
+    "calibration",
+    "new-classes",
+)
+
+PROBLEMS = {
+    NOISE: "some labels are wrong",
+    TAIL: "some classes are rare",
+    MIX: "more and smoother training data by mixing samples",
+    OOD: "inputs unlike the training data must be recognised",
+    ROBUST: "inputs may be corrupted or chosen by an attacker",
+    CALIBRATION: "confidence must mean something",
+    ARRIVING: "classes arrive later",
+}
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        "cross-entropy", "weathered.losses.cross_entropy:CrossEntropy", "loss", (),
+        "textbook", "Negative log-likelihood of the label; the baseline.",
+    ),
+    Entry(
+        "label-smoothing", "weathered.losses.cross_entropy:LabelSmoothing", "loss", (CALIBRATION, NOISE),
+        "Szegedy, CVPR 2016", "Cross entropy against a label softened towards uniform.",
+    ),
+    Entry(
+        "logitclip", "weathered.losses.logitclip:LogitClip", "loss", (NOISE,),
+        "Wei, ICML 2023", "Cap the norm of the logits, so that a wrong label's loss is bounded.",
+    ),
+    Entry(
+        "ldam", "weathered.losses.ldam:LDAM", "loss", (TAIL,),
+        "Cao, NeurIPS 2019", "Larger margins for rarer classes, on a cosine head.", card="ldam-drw",
+    ),
+    Entry(
+        "drw", "weathered.weighting.drw:DRW", "reweight", (TAIL,),
+        "Cao, NeurIPS 2019", "Class weights that switch on late in training.", card="ldam-drw",
+    ),
+    Entry(
+        "ldam-drw", "", "bundle", (TAIL,),
+        "Cao, NeurIPS 2019", "LDAM margins with deferred re-weighting.", parts=("ldam", "drw"),
+    ),
+    Entry(
+        "absgd", "weathered.weighting.absgd:ABSGD", "reweight", (NOISE, TAIL),
+        "Qi, TMLR 2023", "Weight samples by exp(loss / temperature) against a running average.",
+    ),
+    Entry(
+        "mixup", "weathered.mixing.mixup:MixUp", "transform", (MIX, NOISE),
+        "Zhang, ICLR 2018", "Blend pairs of inputs and their labels.",
+    ),
+    Entry(
+        "cutmix", "weathered.mixing.cutmix:CutMix", "transform", (MIX,),
+        "Yun, ICCV 2019", "Paste a box of another image; labels by the share of pixels.",
+    ),
+    Entry(
+        "crop-flip", "weathered.data.augment:CropFlip", "transform", (MIX,),
+        "textbook", "Random crops after padding, and horizontal flips.",
+    ),
+    Entry(
+        "supervised", "weathered.procedures.supervised:Supervised", "procedure", (),
+        "textbook", "Plain training on the given labels.",
+    ),
+    Entry(
+        "jocor", "weathered.procedures.jocor:JoCoR", "procedure", (NOISE,),
+        "Wei, CVPR 2020", "Two networks that agree, trained on the samples of small joint loss.",
+    ),
+    Entry(
+        "automix", "weathered.procedures.automix:AutoMix", "procedure", (MIX,),
+        "Liu, ECCV 2022", "Learn the mixing mask together with the classifier.",
+    ),
+    Entry(
+        "smoothmix", "weathered.procedures.smoothmix:SmoothMix", "procedure", (ROBUST,),
+        "Jeong, NeurIPS 2021", "Noise training that flattens over-confident directions, for certified robustness.",
+    ),
+    Entry(
+        "plain", "weathered.steppers.plain:Plain", "stepper", (),
+        "textbook", "One backward pass, one optimizer step.",
+    ),
+    Entry(
+        "acil", "weathered.incremental.acil:ACIL", "learner", (ARRIVING,),
+        "Zhuang, NeurIPS 2022", "Recursive ridge regression on frozen features; equals joint training.",
+    ),
+    Entry(
+        "smoothing", "weathered.certify.smoothing:RandomizedSmoothing", "certificate", (ROBUST,),
+        "Cohen, ICML 2019", "A radius within which the smoothed prediction cannot change.", card="smoothmix",
+    ),
+    Entry(
+        "msp", "weathered.scores.msp:MSP", "score", (OOD,),
+        "Hendrycks, ICLR 2017", "Minus the largest softmax probability.", card="zode",
+    ),
+    Entry(
+        "energy", "weathered.scores.energy:Energy", "score", (OOD,),
+        "Liu, NeurIPS 2020", "Minus the log-sum-exp of the logits.", card="zode",
+    ),
+    Entry(
+        "odin", "weathered.scores.odin:ODIN", "score", (OOD,),
+        "Liang, ICLR 2018", "Tempered softmax after a small step towards the prediction.", card="zode",
+    ),
+    Entry(
+        "mahalanobis", "weathered.scores.mahalanobis:Mahalanobis", "score", (OOD,),
+        "Lee, NeurIPS 2018", "Distance of the features to the nearest class mean.", card="zode",
+    ),
+    Entry(
+        "knn", "weathered.scores.knn:KNN", "score", (OOD,),
+        "Sun, ICML 2022", "Distance of the features to their k-th neighbour in the training set.", card="zode",
+    ),
+    Entry(
+        "gradnorm", "weathered.scores.gradnorm:GradNorm", "score", (OOD,),
+        "Huang, NeurIPS 2021", "Minus the gradient norm of the divergence to the uniform label.", card="zode",
+    ),
+    Entry(
+        "react", "weathered.scores.react:ReAct", "score", (OOD,),
+        "Sun, NeurIPS 2021", "Energy after cutting large activations.", card="zode",
+    ),
+    Entry(
+        "zode", "weathered.scores.zode:ZODE", "ensemble", (OOD,),
+        "Xue, CVPR 2024", "Combine the scores of several models by p-values; keeps the acceptance rate.",
+    ),
+    Entry(
+        "symmetric", "weathered.data.makers.symmetric_noise:SymmetricNoise", "maker", (NOISE,),
+        "textbook", "Wrong labels, uniform over the other classes.",
+    ),
+    Entry(
+        "asymmetric", "weathered.data.makers.asymmetric_noise:AsymmetricNoise", "maker", (NOISE,),
+        "Patrini, CVPR 2017", "Wrong labels from each class to a similar one.",
+    ),
+    Entry(
+        "instance", "weathered.data.makers.instance_noise:InstanceNoise", "maker", (NOISE,),
+        "Xia, NeurIPS 2020", "Wrong labels that depend on the input.",
+    ),
+    Entry(
+        "long-tail", "weathered.data.makers.long_tail:LongTail", "maker", (TAIL,),
+        "Cao, NeurIPS 2019", "Thin the classes to an exponential or step profile.",
+    ),
+)  # fmt: skip
+
+TABLE: dict[str, Entry] = {entry.slug: entry for entry in ENTRIES}
+ALIASES = {"ce": "cross-entropy"}
+
+TRAINING_SLOTS = ("sampler", "transform", "procedure", "loss", "reweight", "term", "stepper")
+
+EXPORTS = {
+    "Batch": "weathered.core.batch:Batch",
+    "Dataset": "weathered.data.dataset:Dataset",
+    "Procedure": "weathered.core.procedure:Procedure",
+    "Run": "weathered.core.run:Run",
+    "Settings": "weathered.core.settings:Settings",
+    "Target": "weathered.core.target:Target",
+    "Traits": "weathered.core.facts:Traits",
+    "build_model": "weathered.nn.build:build_model",
+    "fit": "weathered.core.fit:fit",
+    "load": "weathered.data.sources:load",
+    "load_pair": "weathered.data.sources:load_pair",
+    "load_run": "weathered.training:load_run",
+    "train": "weathered.training:train",
+    "compare": "weathered.comparison:compare",
+    **{entry.class_name: entry.path for entry in ENTRIES if entry.path},
+}
+"""What `from weathered import NAME` finds, imported when asked for."""

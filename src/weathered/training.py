@@ -1,0 +1,231 @@
+"""Train one recipe into a run folder, resumably, and read a finished run back."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import inspect
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from weathered.assemble import Parts, build_parts, import_part, resolve
+from weathered.audit.accuracy import audit_accuracy
+from weathered.audit.calibration import audit_calibration
+from weathered.audit.result import AuditResult
+from weathered.core.checkpoint import newest_checkpoint, save_weights
+from weathered.core.errors import CheckpointError, WeatheredError
+from weathered.core.fit import fit
+from weathered.core.run import Run
+from weathered.data.prepare import Splits, prepare
+from weathered.nn.build import build_model
+from weathered.recipe import Recipe
+from weathered.store import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> Run:
+    """The run a recipe describes, ready for its first step; refused combinations raise here."""
+    parts = build_parts(resolve(recipe.use), splits.train)
+    head = resolved_head(recipe, parts)
+
+    def model(seed: int) -> nn.Module:
+        return build_model(recipe.model, splits.train, head=head, seed=seed)
+
+    return Run(
+        model,
+        splits.train,
+        validation=splits.validation,
+        settings=recipe.settings,
+        fabric=fabric,
+        **parts.slots,
+    )
+
+
+def resolved_head(recipe: Recipe, parts: Parts) -> str:
+    """The head as asked, or under `auto` the one the parts need."""
+    return parts.head if recipe.head == "auto" else recipe.head
+
+
+def train(
+    recipe: Recipe,
+    out: Path = Path("runs"),
+    *,
+    observer: Callable[[Run], None] | None = None,
+    fabric: Fabric | None = None,
+    resume: bool = True,
+) -> RunFolder:
+    """Train a recipe into `out`/<hash> and return the folder; a finished one is returned as it is.
+
+    observer: called after each step. resume: go on from a checkpoint; otherwise an unfinished folder is refused.
+    """
+    folder = RunFolder(out / recipe.hash)
+    if folder.state == "done":
+        return folder
+    if folder.state == "incomplete" and not resume and newest_checkpoint(folder.checkpoints):
+        raise WeatheredError(
+            f"{folder.path} holds an unfinished run of this recipe. Add --resume to go on, or delete it."
+        )
+    splits = prepare(recipe)
+    run = build_run(recipe, splits, fabric)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if folder.state == "done":
+            return folder
+        record = _start_record(recipe, run, folder)
+        folder.write_json("run.json", record)
+        seconds = _train(run, splits, folder, recipe.hash, observer)
+        _conclude(run, splits, folder, record, seconds)
+    return folder
+
+
+def _train(
+    run: Run, splits: Splits, folder: RunFolder, recipe_hash: str, observer: Callable[[Run], None] | None
+) -> float:
+    newest = newest_checkpoint(folder.checkpoints)
+    folder.keep_metrics_until(int(newest.name.removeprefix("step-")) if newest else 0)
+    lines = folder.metrics()
+    begun, before = time.monotonic(), lines[-1]["seconds"] if lines else 0.0
+    epochs, wanted = run.settings.epochs, run.settings.evaluations
+    marks = {round(epochs * (k + 1) / wanted) for k in range(wanted)} if wanted else set()
+
+    def after_epoch(run: Run, loss: float) -> None:
+        line: dict[str, Any] = {"step": run.step, "epoch": run.epoch, "train_loss": loss}
+        if run.epoch in marks or run.epoch == epochs:
+            labels = truth(splits)
+            line["test_accuracy"] = float((run.predict(splits.test).argmax(1) == labels).double().mean())
+        folder.append_metrics({**line, "seconds": before + time.monotonic() - begun})
+
+    fit(run, folder=folder.checkpoints, recipe_hash=recipe_hash, observer=observer, after_epoch=after_epoch)
+    return before + time.monotonic() - begun
+
+
+def truth(splits: Splits) -> Tensor:
+    """The test labels that count: the clean ones where they are known."""
+    return splits.test.labels if splits.test.clean_labels is None else splits.test.clean_labels
+
+
+def _conclude(run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], seconds: float) -> None:
+    test_logits, train_logits = run.predict(splits.test), run.predict(splits.train)
+    audits = standard_audits(test_logits, splits)
+    folder.write_json("audit.json", {result.audit: result.to_json() for result in audits})
+    folder.write_per_sample(_per_sample(splits, train_logits, test_logits))
+    save_weights(folder.weights, run.procedure.predictor(run))
+    results = {name: value._asdict() for result in audits for name, value in result.summary.items()}
+    folder.write_json("run.json", {**record, "results": results, "seconds": seconds})
+    folder.finish()
+
+
+def standard_audits(test_logits: Tensor, splits: Splits) -> list[AuditResult]:
+    """Accuracy and calibration on the test set, which every run gets."""
+    labels, names = truth(splits), splits.test.class_names
+    return [
+        audit_accuracy(test_logits, labels, names, train_counts=splits.train.class_counts),
+        audit_calibration(test_logits, labels),
+    ]
+
+
+def _per_sample(splits: Splits, train_logits: Tensor, test_logits: Tensor) -> dict[str, Any]:
+    columns: dict[str, list[np.ndarray]] = {}
+    for name, dataset, logits in (("train", splits.train, train_logits), ("test", splits.test, test_logits)):
+        probabilities = logits.softmax(1)
+        confidence, predicted = probabilities.max(1)
+        unknown = torch.full_like(dataset.labels, -1)
+        rows = {
+            "split": np.full(len(dataset), name),
+            "index": np.arange(len(dataset)),
+            "label": dataset.labels.numpy(),
+            "clean_label": (unknown if dataset.clean_labels is None else dataset.clean_labels).numpy(),
+            "predicted": predicted.numpy(),
+            "confidence": confidence.numpy(),
+            "label_probability": probabilities.gather(1, dataset.labels[:, None])[:, 0].numpy(),
+            "loss": nn.functional.cross_entropy(logits, dataset.labels, reduction="none").numpy(),
+        }
+        for column, values in rows.items():
+            columns.setdefault(column, []).append(values)
+    return {column: np.concatenate(values) for column, values in columns.items()}
+
+
+def _start_record(recipe: Recipe, run: Run, folder: RunFolder) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    if (folder.path / "run.json").exists():
+        # the number of threads changes the order of sums: a resumed run keeps it
+        threads = int(folder.read_json("run.json").get("threads", threads))
+        torch.set_num_threads(threads)
+    parts = resolve(recipe.use)
+    return {
+        "hash": recipe.hash,
+        "recipe": recipe.to_tree(),
+        "resolved": recipe.canonical(),
+        "data_notes": list(run.train.notes),
+        "train_size": len(run.train),
+        "classes": list(run.train.class_names),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "seed": recipe.settings.seed,
+        "device": str(run.device),
+        "devices": run.fabric.world_size,
+        "threads": threads,
+        "versions": {name: version(name) for name in ("weathered", "torch", "torchvision", "timm", "numpy")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "source": {use.slug: _source_hash(import_part(use.entry)) for use in parts},
+    }
+
+
+def _source_hash(part: Any) -> str:
+    path = inspect.getsourcefile(part)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else ""
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold the folder's lock; raises WeatheredError if another process trains the same recipe."""
+    with (folder.path / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WeatheredError(f"{folder.path} is being trained by another process. Wait for it.") from error
+        yield
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run: its folder, recipe, data and the network that predicts."""
+
+    folder: RunFolder
+    recipe: Recipe
+    splits: Splits
+    run: Run
+
+    @property
+    def model(self) -> nn.Module:
+        return self.run.procedure.predictor(self.run)
+
+
+def load_run(path: Path | str) -> LoadedRun:
+    """Read a finished run back, with its data. Raises a WeatheredError if it is unfinished or damaged."""
+    folder = RunFolder(Path(path))
+    record = folder.read_json("run.json")
+    if folder.state != "done":
+        raise WeatheredError(f"{folder.path} is not finished. Go on with it by 'weathered train ... --resume'.")
+    recipe = Recipe.from_tree(record["recipe"], str(folder.path / "run.json"))
+    splits = prepare(recipe)
+    run = build_run(recipe, splits)
+    try:
+        run.procedure.predictor(run).load_state_dict(load_file(folder.weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{folder.weights} is damaged or belongs to another recipe.") from error
+    return LoadedRun(folder, recipe, splits, run)
