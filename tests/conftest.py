@@ -1,0 +1,28 @@
+"""Data that tests share: real digits as images, and a table."""
+
+import pytest
+import torch
+from sklearn.datasets import load_digits, load_wine
+
+from weathered.data.dataset import Dataset
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """All 1,797 handwritten digits, (1, 8, 8) uint8."""
+    raw = load_digits()
+    images = torch.tensor(raw.images * 255 / 16).round().byte()[:, None]
+    return Dataset.of(images, torch.tensor(raw.target), name="digits")
+
+
+@pytest.fixture(scope="session")
+def small_digits(digits: Dataset) -> Dataset:
+    """The first 200 digits."""
+    return digits.select(torch.arange(200))
+
+
+@pytest.fixture(scope="session")
+def wine() -> Dataset:
+    """A table of 178 rows, 13 columns and three classes."""
+    raw = load_wine()
+    return Dataset.of(torch.tensor(raw.data), torch.tensor(raw.target), name="wine")
