@@ -1,0 +1,279 @@
+"""JoCoR: the joint loss, the selection, the schedule, and the limits that reduce it to plain training."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from weathered.core.batch import Batch
+from weathered.core.errors import Incompatible, NonFinite
+from weathered.core.facts import Traits
+from weathered.core.fit import fit
+from weathered.core.roles import Part
+from weathered.core.run import Run
+from weathered.core.settings import Settings
+from weathered.losses.logitclip import LogitClip
+from weathered.nn.build import build_model
+from weathered.procedures.jocor import JoCoR, jeffreys_divergence, jocor_losses, keep_rate, smallest
+
+ADAM = Settings(epochs=2, batch_size=12, optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="constant")
+
+
+def logits(seed: int, rows: int = 20, classes: int = 5, scale: float = 3.0) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(rows, classes, generator=rng, dtype=torch.float64)
+
+
+def supervised(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(first, labels, reduction="none") + F.cross_entropy(second, labels, reduction="none")
+
+
+def joint(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, co_lambda: float) -> torch.Tensor:
+    return jocor_losses(supervised(first, second, labels), first, second, co_lambda)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
+def test_divergence_is_the_sum_of_both_kullback_leibler_terms(scale):
+    first, second = logits(1, scale=scale), logits(2, scale=scale)
+    log_p, log_q = first.log_softmax(1), second.log_softmax(1)
+    expected = F.kl_div(log_q, log_p.exp(), reduction="none").sum(1)
+    expected = expected + F.kl_div(log_p, log_q.exp(), reduction="none").sum(1)
+    found = jeffreys_divergence(first, second)
+    assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    assert (found >= 0).all()
+    assert_close(jeffreys_divergence(first + 7.0, second - 3.0), found, atol=1e-10, rtol=1e-12)
+
+
+def test_divergence_of_two_classes_has_its_closed_form():
+    first, second = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[-2.0, 0.0]]).double()
+    sigmoid = torch.tensor([1.0, -2.0]).double().sigmoid()
+    assert_close(jeffreys_divergence(first, second)[0], (sigmoid[0] - sigmoid[1]) * 3.0)
+
+
+def test_equal_logits_have_no_divergence_and_no_gradient_from_it():
+    first = logits(1).requires_grad_()
+    second = first.detach().clone().requires_grad_()
+    labels = torch.arange(20) % 5
+    assert_close(joint(first, second, labels, 0.7), 0.3 * 2 * F.cross_entropy(first, labels, reduction="none"))
+    grads = torch.autograd.grad(jeffreys_divergence(first, second).sum(), (first, second))
+    assert max(float(grad.abs().max()) for grad in grads) < 1e-7
+
+
+def test_gradient_reaches_both_networks_through_both_terms():
+    first, second = logits(1).requires_grad_(), logits(2).requires_grad_()
+    assert torch.autograd.gradcheck(jeffreys_divergence, (first, second))
+
+
+def test_swapping_the_networks_changes_nothing():
+    first, second, labels = logits(1), logits(2), torch.arange(20) % 5
+    one, other = joint(first, second, labels, 0.6), joint(second, first, labels, 0.6)
+    assert_close(one, other, atol=1e-13, rtol=1e-13)
+    assert torch.equal(smallest(one, 0.5), smallest(other, 0.5))
+
+
+def test_with_weight_one_labels_do_not_matter():
+    results = []
+    for labels in (torch.zeros(20, dtype=torch.long), torch.arange(20) % 5):
+        first, second = logits(1).requires_grad_(), logits(2).requires_grad_()
+        losses = joint(first, second, labels, 1.0)
+        kept = smallest(losses, 0.5)
+        results.append((losses.detach(), kept, *torch.autograd.grad(losses[kept].mean(), (first, second))))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@given(st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 1000))
+def test_kept_rows_are_the_smallest(rows, forget_rate, seed):
+    losses = torch.rand(rows, generator=torch.Generator().manual_seed(seed))
+    kept = smallest(losses, 1 - forget_rate)
+    assert int(kept.sum()) == max(math.floor((1 - forget_rate) * rows + 1e-6), 1)
+    if not kept.all():
+        assert losses[kept].max() <= losses[~kept].min()
+
+
+@pytest.mark.parametrize(
+    ("rows", "rate", "count"), [(10, 1.0, 10), (10, 1 - 0.9, 1), (10, 1 - 0.7, 3), (7, 0.5, 3), (3, 0.1, 1)]
+)
+def test_kept_count(rows, rate, count):
+    assert int(smallest(torch.arange(float(rows)), rate).sum()) == count
+
+
+def test_dropped_rows_have_exactly_zero_gradient():
+    first, second, labels = logits(1).requires_grad_(), logits(2).requires_grad_(), torch.arange(20) % 5
+    losses = joint(first, second, labels, 0.5)
+    kept = smallest(losses, 0.4)
+    for grad in torch.autograd.grad(losses[kept].mean(), (first, second)):
+        assert (grad[~kept] == 0).all()
+        assert (grad[kept].abs().sum(1) > 0).all()
+
+
+def test_schedule_is_the_authors_with_the_origin_at_zero():
+    epochs, gradual, tau, exponent = 200, 10, 0.4, 2.0
+    ramp = np.linspace(0, tau**exponent, gradual)
+    for epoch in range(epochs):
+        dropped = 1 - keep_rate(epoch / epochs, tau, (gradual - 1) / epochs, exponent)
+        assert dropped == pytest.approx(ramp[epoch] if epoch < gradual else tau, abs=1e-12)
+
+
+def test_schedule_never_falls():
+    rates = [keep_rate(p, 0.3, 0.2, 1.0) for p in np.linspace(0, 1, 101)]
+    assert rates[0] == 1.0
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert rates[20:] == pytest.approx([0.7] * 81)
+    assert keep_rate(0.0, 0.3, 0.0, 1.0) == 0.7
+
+
+def test_joint_step_in_double_precision_is_two_steps():
+    torch.manual_seed(0)
+    x, labels = torch.randn(40, 6, dtype=torch.float64), torch.arange(40) % 3
+    nets = [nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double() for _ in range(2)]
+    apart = copy.deepcopy(nets)
+    together = torch.optim.Adam([p for net in nets for p in net.parameters()], lr=1e-2)
+    separate = [torch.optim.Adam(net.parameters(), lr=1e-2) for net in apart]
+    for _ in range(30):
+        together.zero_grad()
+        losses = joint(nets[0](x), nets[1](x), labels, 0.0)
+        losses[smallest(losses, 1.0)].mean().backward()
+        together.step()
+        for net, optimizer in zip(apart, separate, strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), labels).backward()
+            optimizer.step()
+    for one, other in zip(nets, apart, strict=True):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            assert_close(p, q, atol=1e-12, rtol=0)
+
+
+def test_run_without_agreement_or_dropping_is_two_supervised_runs(images):
+    model = build_model("mlp:width=16", images)
+    run = Run(copy.deepcopy(model), images, procedure=JoCoR(0.0, 0.0), settings=ADAM)
+    peer = copy.deepcopy(run.modules["peer"])
+    fit(run)
+    for start, trained in ((model, run.model), (peer, run.modules["peer"])):
+        alone = fit(Run(start, images, settings=ADAM))
+        for p, q in zip(alone.model.parameters(), trained.parameters(), strict=True):
+            assert_close(p, q, atol=1e-6, rtol=0)
+
+
+class Memory(Part):
+    """Weights 1 + label; remembers how many losses it was shown, and their largest."""
+
+    def __init__(self):
+        self.seen: list[tuple[int, float]] = []
+
+    def __call__(self, losses, target, progress):
+        self.seen.append((len(losses), float(losses.detach().max())))
+        return 1.0 + target.single()
+
+
+def test_reweight_sees_the_batch_and_weighs_the_kept_rows(images):
+    reweight = Memory()
+    run = Run(
+        build_model("mlp:width=16", images),
+        images,
+        procedure=JoCoR(0.3, 0.5, ramp=0.0),
+        reweight=reweight,
+        settings=ADAM,
+    )
+    batch = Batch.of(images.floats(torch.arange(12)), images.labels[:12])
+    first, second = run.model(batch.x), run.modules["peer"](batch.x)
+    losses = joint(first, second, images.labels[:12], 0.3)
+    kept = smallest(losses, 0.5)
+    expected = ((1 + images.labels[:12]) * losses)[kept].sum() / 6
+    assert_close(run.procedure.loss(run, batch), expected)
+    assert reweight.seen == [(12, pytest.approx(float(losses.detach().max())))]
+
+
+def test_any_loss_part_is_the_supervised_loss(images):
+    model = build_model("mlp:width=16", images)
+    run = Run(model, images, procedure=JoCoR(0.0, 0.0), loss=LogitClip(0.1), settings=ADAM)
+    batch = Batch.of(images.floats(torch.arange(12)), images.labels[:12])
+    clip = LogitClip(0.1)
+    expected = clip(run.model(batch.x), images.labels[:12]) + clip(run.modules["peer"](batch.x), images.labels[:12])
+    assert_close(run.procedure.loss(run, batch), expected.mean())
+
+
+def test_networks_start_apart_and_training_pulls_them_together(images):
+    settings = Settings(epochs=10, batch_size=12, lr=0.05, weight_decay=0.0)
+    gaps = {}
+    for co_lambda in (0.0, 0.9):
+        run = Run(build_model("mlp:width=16", images), images, procedure=JoCoR(co_lambda, 0.0), settings=settings)
+        first, second = run.model.state_dict(), run.modules["peer"].state_dict()
+        assert not torch.equal(first["head.weight"], second["head.weight"])
+        fit(run)
+        x = images.floats(torch.arange(48))
+        gaps[co_lambda] = float(jeffreys_divergence(run.model(x), run.modules["peer"](x)).mean())
+    assert gaps[0.9] < 0.5 * gaps[0.0]
+
+
+def test_resumes_bit_for_bit(images, assert_resumes):
+    assert_resumes(
+        lambda: Run(
+            build_model("cnn_small:width=8", images), images, procedure=JoCoR(0.5, 0.3, ramp=0.5), settings=ADAM
+        )
+    )
+
+
+def test_predictor_is_the_first_network(images):
+    run = Run(build_model("mlp:width=16", images), images, procedure=JoCoR(), settings=ADAM)
+    assert run.procedure.predictor(run) is run.model
+
+
+def test_a_model_function_that_ignores_its_seed_is_refused(images):
+    with pytest.raises(ValueError, match="same weights"):
+        Run(lambda seed: build_model("mlp:width=16", images, seed=1), images, procedure=JoCoR(), settings=ADAM)
+    Run(lambda seed: build_model("mlp:width=16", images, seed=seed), images, procedure=JoCoR(), settings=ADAM)
+
+
+def test_infinite_losses_stop_the_run_and_are_not_dropped(images):
+    model = build_model("mlp:width=16", images)
+    run = Run(model, images, procedure=JoCoR(0.5, 0.5, ramp=0.0), settings=ADAM)
+    x = images.floats(torch.arange(12))
+    x[3] = math.nan
+    with pytest.raises(NonFinite, match="JoCoR"):
+        run.procedure.loss(run, Batch.of(x, images.labels[:12]))
+    with pytest.raises(ValueError, match="position 1"):
+        smallest(torch.tensor([0.0, math.nan, 1.0]), 0.5)
+
+
+def test_mixed_labels_are_refused(images):
+    class Mix(Part):
+        traits = Traits(breaks={"hard_target": "mixes labels"})
+
+        def __call__(self, batch, rng):
+            return batch
+
+    with pytest.raises(Incompatible, match="JoCoR needs 'hard_target'"):
+        Run(build_model("mlp", images), images, procedure=JoCoR(), transforms=[Mix()], settings=ADAM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"co_lambda": 1.1}, "co_lambda"),
+        ({"co_lambda": math.nan}, "co_lambda"),
+        ({"forget_rate": 1.0}, "forget_rate"),
+        ({"forget_rate": -0.1}, "forget_rate"),
+        ({"ramp": 1.5}, "ramp"),
+        ({"exponent": 0.0}, "exponent"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, name):
+    with pytest.raises(ValueError, match=f"^{name} must be in"):
+        JoCoR(**arguments)
+
+
+def test_logits_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="one shape"):
+        jeffreys_divergence(torch.zeros(4, 3), torch.zeros(4, 5))
+    with pytest.raises(ValueError, match="C >= 2"):
+        jeffreys_divergence(torch.zeros(4, 1), torch.zeros(4, 1))
+    with pytest.raises(ValueError, match="losses for logits"):
+        jocor_losses(torch.zeros(3), torch.zeros(4, 2), torch.zeros(4, 2), 0.5)
