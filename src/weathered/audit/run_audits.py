@@ -1,0 +1,134 @@
+"""The audits by name, each from finished runs to a result."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weathered.audit.accuracy import audit_accuracy
+from weathered.audit.calibration import audit_calibration
+from weathered.audit.certified import audit_certified
+from weathered.audit.corruption import audit_corruption
+from weathered.audit.ood import audit_ood
+from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
+from weathered.audit.ood_sets import synthetic_ood_sets
+from weathered.audit.result import AuditResult
+from weathered.core.errors import DataError, SpecError
+from weathered.core.predict import eval_mode
+from weathered.core.rng import generator
+from weathered.data.dataset import Dataset
+from weathered.data.sources import load
+from weathered.scores.base import extract
+from weathered.scores.zode import ZODE
+from weathered.training import LoadedRun, truth
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What a user may say of the audits: outlier data by spec, score names, a limit of samples, certified noise."""
+
+    ood: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ("msp", "energy", "knn")
+    limit: int | None = None
+    sigma: float = 0.25
+
+
+Audited = Sequence[LoadedRun]
+
+
+def _test(run: LoadedRun, options: AuditOptions) -> Dataset:
+    """The test set with the labels that count, cut to the limit by random draw."""
+    test = run.splits.test.replace(labels=truth(run.splits), clean_labels=None)
+    if options.limit is None or options.limit >= len(test):
+        return test
+    rng = generator(run.recipe.settings.seed, "audit limit")
+    return test.select(torch.randperm(len(test), generator=rng)[: options.limit].sort().values)
+
+
+def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
+    test = _test(runs[0], options)
+    logits = runs[0].run.predict(test)
+    return audit_accuracy(logits, test.labels, test.class_names, runs[0].splits.train.class_counts)
+
+
+def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
+    test = _test(runs[0], options)
+    return audit_calibration(runs[0].run.predict(test), test.labels)
+
+
+def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
+    test, model = _test(runs[0], options), runs[0].model
+    if not test.is_image:
+        raise DataError(f"{test.name}: the corruption audit needs images, but the data are a table.")
+
+    def predict(x: Tensor) -> Tensor:
+        with eval_mode(model), torch.no_grad():
+            return runs[0].run.test_logits(model(x))
+
+    return audit_corruption(predict, test, runs[0].recipe.settings.seed)
+
+
+def ood(runs: Audited, options: AuditOptions) -> AuditResult:
+    """One run: each score alone. Several runs: each score combined over the runs by ZODE as well."""
+    test, seed = _test(runs[0], options), runs[0].recipe.settings.seed
+    outliers = {spec: _outliers(spec, test, options, seed) for spec in options.ood} or None
+    if len(runs) == 1:
+        return audit_model_ood(runs[0].model, runs[0].splits.train, test, seed, outliers, options.scores)
+    return _ensemble(runs, test, outliers, options, seed)
+
+
+def _outliers(spec: str, test: Dataset, options: AuditOptions, seed: int) -> Dataset:
+    size = test.inputs.shape[-1] if test.is_image else None
+    data = load(spec, image_size=size, limit=options.limit, seed=seed)
+    channels = test.inputs.shape[0]
+    if test.is_image and data.inputs.shape[0] == 1 and channels == 3:
+        grey = data.inputs.fetch(torch.arange(len(data)))
+        return Dataset.of(grey.expand(-1, 3, -1, -1).contiguous(), torch.zeros(len(data)).long(), name=data.name)
+    return data
+
+
+def _ensemble(
+    runs: Audited, test: Dataset, outliers: Mapping[str, Dataset] | None, options: AuditOptions, seed: int
+) -> AuditResult:
+    order = torch.randperm(len(test), generator=generator(seed, "zode calibration"))
+    held, test = test.select(order[: len(test) // 2]), test.select(order[len(test) // 2 :])
+    notes = [f"{len(held)} test samples calibrate the ensemble and are not audited; {len(runs)} runs are combined."]
+    if outliers is None:
+        outliers = synthetic_ood_sets(test, seed)
+        notes.append("The outliers are synthetic, made from the test data; outliers met in practice are harder.")
+    groups = {"calibration": held, "test": test, **outliers}
+    by_run: list[dict[str, dict[str, np.ndarray]]] = []
+    for run in runs:
+        if run.splits.test.class_names != runs[0].splits.test.class_names:
+            raise DataError(f"{run.folder.path} was trained on other classes than {runs[0].folder.path}.")
+        scores = build_scores(options.scores)
+        evidence = extract(run.model, run.splits.train)
+        if evidence.features is None:
+            raise SpecError(f"{run.folder.path}: its model offers no features.")
+        for score in scores.values():
+            score.fit(evidence.features, run.splits.train.labels)
+        by_run.append({name: score_values(run.model, data, scores) for name, data in groups.items()})
+    columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in groups}
+    for name in options.scores:
+        matrix = {g: torch.as_tensor(np.stack([run[g][name] for run in by_run], 1)) for g in groups}
+        ensemble = ZODE().fit(matrix["calibration"])
+        for group in groups:
+            columns[group][f"{name} (first run)"] = by_run[0][group][name]
+            columns[group][f"zode of {name}"] = ensemble.score(matrix[group]).numpy()
+    return audit_ood(columns["test"], {name: columns[name] for name in outliers}, notes)
+
+
+def certified(runs: Audited, options: AuditOptions) -> AuditResult:
+    test, model = _test(runs[0], options), runs[0].model
+    return audit_certified(model, test, options.sigma, runs[0].recipe.settings.seed)
+
+
+AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
+    "accuracy": accuracy,
+    "calibration": calibration,
+    "corruption": corruption,
+    "ood": ood,
+    "certified": certified,
+}
