@@ -187,6 +187,9 @@ def test_state_does_not_grow_with_the_data_and_is_a_copy():
     few.partial_fit(features[20:60], labels[20:60])
     assert torch.equal(state["R"], kept)
     assert not torch.equal(few.R_, kept)
+    few.load_state_dict(state)
+    few.partial_fit(features[20:60], labels[20:60])
+    assert torch.equal(state["R"], kept)
 
 
 def test_saving_and_loading_between_phases_changes_nothing(tmp_path: Path):
