@@ -17,8 +17,8 @@ from weathered.audit.ood import (
     FALSE_ACCEPTED,
     FALSE_REJECTED,
     audit_ood,
-    auroc_estimate,
-    false_acceptance_estimate,
+    mean_auroc,
+    mean_false_acceptance,
 )
 from weathered.audit.ood_sets import blend_pairs, shuffle_pixels, synthetic_ood_sets
 from weathered.core.errors import DataError, Incompatible, SpecError
@@ -32,24 +32,24 @@ values = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=40)
 def test_auroc_is_sklearns_with_ties_and_turns_around(known, strange):
     known, strange = np.array(known), np.array(strange)
     truth = [0] * len(known) + [1] * len(strange)
-    estimate = auroc_estimate(known, [strange])
+    estimate = mean_auroc(known, [strange])
     assert estimate.value == pytest.approx(roc_auc_score(truth, np.concatenate([known, strange])))
     assert estimate.low <= estimate.value + 1e-12
     assert estimate.value <= estimate.high + 1e-12
-    assert auroc_estimate(strange, [known]).value == pytest.approx(1 - estimate.value)
+    assert mean_auroc(strange, [known]).value == pytest.approx(1 - estimate.value)
 
 
 @given(values, values, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
 def test_threshold_accepts_the_share_and_no_lower_one_does(known, strange, share):
     known, strange = np.array(known), np.array(strange)
     allowed = [t for t in known if (known <= t).mean() >= share - 1e-12]
-    estimate = false_acceptance_estimate(known, [strange], share)
+    estimate = mean_false_acceptance(known, [strange], share)
     assert estimate.value == (strange <= min(allowed)).mean()
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
 
 
 def test_nineteen_of_twenty_are_accepted():
-    assert false_acceptance_estimate(np.arange(20.0), [np.array([18.0, 18.5])]).value == 0.5
+    assert mean_false_acceptance(np.arange(20.0), [np.array([18.0, 18.5])]).value == 0.5
 
 
 def test_directions_differ_and_are_named():
@@ -65,15 +65,15 @@ def test_directions_differ_and_are_named():
 
 
 def test_perfect_detection_keeps_an_interval():
-    estimate = auroc_estimate(np.zeros(30), [np.ones(20)])
+    estimate = mean_auroc(np.zeros(30), [np.ones(20)])
     assert estimate.value == 1
     assert 0.7 < estimate.low < 0.9
-    assert 0 < false_acceptance_estimate(np.zeros(30), [np.ones(20)]).high < 0.3
+    assert 0 < mean_false_acceptance(np.zeros(30), [np.ones(20)]).high < 0.3
 
 
 def test_constant_score_is_chance():
-    assert auroc_estimate(np.zeros(50), [np.zeros(70)]).value == 0.5
-    assert false_acceptance_estimate(np.zeros(50), [np.zeros(70)]).value == 1
+    assert mean_auroc(np.zeros(50), [np.zeros(70)]).value == 0.5
+    assert mean_false_acceptance(np.zeros(50), [np.zeros(70)]).value == 1
 
 
 @pytest.mark.parametrize(("n", "m", "shift", "sets"), [(200, 100, 1.0, 1), (300, 200, 2.0, 3)])
@@ -83,9 +83,21 @@ def test_intervals_cover(n, m, shift, sets):
     covered = np.zeros(2)
     for _ in range(runs):
         known, strange = rng.normal(size=n), [rng.normal(shift, 1, m) for _ in range(sets)]
-        one, two = auroc_estimate(known, strange), false_acceptance_estimate(known, strange)
+        one, two = mean_auroc(known, strange), mean_false_acceptance(known, strange)
         covered += [one.low <= area <= one.high, two.low <= accepted <= two.high]
     assert (covered / runs >= 0.91).all()
+
+
+def test_summary_of_one_set_is_its_row():
+    rng = np.random.default_rng(3)
+    known, strange = rng.normal(size=70).round(1), rng.normal(1, 1, 50).round(1)
+    result = audit_ood({"s": known}, {"set": {"s": strange}})
+    row = result.tables[0].rows[0]
+    assert result.summary[f"{AUROC}, s"][:3] == row[4:7]
+    assert result.summary[f"{FALSE_ACCEPTED}, s"][:3] == row[7:10]
+    assert mean_auroc(known, [strange]).value == pytest.approx(row[4])
+    assert mean_false_acceptance(known, [strange]).value == pytest.approx(row[7])
+    assert mean_false_acceptance(-strange, [-known]).value == pytest.approx(row[10])
 
 
 def test_only_the_order_of_scores_counts():
@@ -216,7 +228,7 @@ def test_a_model_end_to_end():
     assert model.training
     assert len(result.per_sample["ood_msp"]) == 40
     same = audit_model_ood(model, data, data, 0, {"the test data": data}, scores=build_scores(["msp"]))
-    assert same.summary[f"{AUROC}, msp"].value == 0.5
+    assert same.summary[f"{AUROC}, msp"].value == pytest.approx(0.5)
     with pytest.raises(SpecError, match="unknown score 'nope'"):
         audit_model_ood(model, data, data, 0, score_names=["nope"])
     small = Dataset.of(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2))

@@ -5,9 +5,10 @@ ties counting half. Two error rates with different positive classes are both cal
 they are named: outliers accepted when 95 % of the test data are accepted (ZODE, most papers), and test data rejected
 when 95 % of the outliers are rejected (OpenOOD).
 
-Intervals: AUROC by DeLong's variance (Biometrics 1988) in Wilson's interval at the effective number of samples, so
-that a perfect AUROC does not get an interval of no width; error rates by combining Wilson's interval with that of the
-threshold, an order statistic (MOVER, Zou and Donner 2008). Means over sets share the test data and say so.
+Single sets are measured by `ood_metrics`. Means over sets, which share the test data, have intervals of their own:
+AUROC by DeLong's variance (Biometrics 1988) in Wilson's interval at the effective number of samples, so that a perfect
+AUROC does not get an interval of no width; error rates by combining Wilson's interval with that of the threshold, an
+order statistic (MOVER, Zou and Donner, Statistics in Medicine 2008).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from scipy import stats
 
+from weathered.audit.ood_metrics import auroc, fpr_at_id_acceptance, fpr_at_ood_recall
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.stats import Estimate, proportion_interval
 
@@ -31,7 +34,7 @@ Scores = Mapping[str, np.ndarray]
 """Name of a score -> its values (N,), higher = more out-of-distribution."""
 
 
-def auroc_estimate(scores_id: np.ndarray, scores_ood: Sequence[np.ndarray]) -> Estimate:
+def mean_auroc(scores_id: np.ndarray, scores_ood: Sequence[np.ndarray]) -> Estimate:
     """Mean AUROC over sets of outliers that face the same test data.
 
     scores_id (N,), scores_ood: (M_k,) each. Returns the mean in [0, 1], 0.5 for scores that tell nothing; n counts
@@ -60,7 +63,7 @@ def _variance(values: np.ndarray) -> float:
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
 
 
-def false_acceptance_estimate(
+def mean_false_acceptance(
     scores_id: np.ndarray, scores_ood: Sequence[np.ndarray], accepted: float = ACCEPTED
 ) -> Estimate:
     """Mean share of outliers accepted at the lowest threshold that accepts the share `accepted` of the test data.
@@ -113,18 +116,21 @@ def audit_ood(scores_id: Scores, scores_ood: Mapping[str, Scores], notes: Sequen
             raise ValueError(f"{set_name} has the scores {sorted(scores)}, the test data have {sorted(known)}")
         sets[set_name] = {name: check_scores(f"{set_name}, {name}", scores[name]) for name in known}
 
-    summary, rows = {}, []
-    for name, values in known.items():
-        summary[f"{AUROC}, {name}"] = auroc_estimate(values, [s[name] for s in sets.values()])
-    for name, values in known.items():
-        summary[f"{FALSE_ACCEPTED}, {name}"] = false_acceptance_estimate(values, [s[name] for s in sets.values()])
+    areas, accepted, rows = {}, {}, []
     for set_name, scores in sets.items():
         for name, values in known.items():
-            area = auroc_estimate(values, [scores[name]])
-            accepted = false_acceptance_estimate(values, [scores[name]])
-            rejected = false_acceptance_estimate(-scores[name], [-values])
+            pair = torch.from_numpy(values), torch.from_numpy(scores[name])
+            areas[name], accepted[name] = auroc(*pair), fpr_at_id_acceptance(*pair, ACCEPTED)
+            rejected = fpr_at_ood_recall(*pair, ACCEPTED)
             sizes = (len(values), len(scores[name]))
-            rows.append((set_name, name, *sizes, *area[:3], *accepted[:3], *rejected[:3]))
+            rows.append((set_name, name, *sizes, *areas[name][:3], *accepted[name][:3], *rejected[:3]))
+    if len(sets) > 1:
+        for name, values in known.items():
+            everywhere = [scores[name] for scores in sets.values()]
+            areas[name] = mean_auroc(values, everywhere)
+            accepted[name] = mean_false_acceptance(values, everywhere)
+    summary = {f"{AUROC}, {name}": estimate for name, estimate in areas.items()}
+    summary |= {f"{FALSE_ACCEPTED}, {name}": estimate for name, estimate in accepted.items()}
     bounds = ("low", "high")
     columns = ("outliers", "score", "n ID", "n OOD", AUROC, *bounds, FALSE_ACCEPTED, *bounds, FALSE_REJECTED, *bounds)
     return AuditResult(
@@ -135,8 +141,8 @@ def audit_ood(scores_id: Scores, scores_ood: Mapping[str, Scores], notes: Sequen
         figures=(_chart(rows, tuple(sets), tuple(known)),),
         per_sample={f"ood_{name}": values for name, values in known.items()},
         notes=(
-            f"Summary figures are means over {len(sets)} sets of outliers against the same {rows[0][2]} test samples; "
-            "n counts all samples of AUROC and all outliers of error rates. They say nothing about other outliers.",
+            f"Summary figures are means over the sets of outliers ({len(sets)}) against the same {rows[0][2]} test "
+            "samples; n counts all samples of AUROC and the outliers of error rates. They say nothing about others.",
             "Choosing the best score by these figures and quoting them for it overstates it.",
             "An AUROC under 0.5 means that outliers look more ordinary than the test data.",
             *notes,
