@@ -1,0 +1,67 @@
+"""`weathered audit`: measure a finished run, one audit after another, each kept as soon as it is done."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from weathered.audit.result import AuditResult
+from weathered.audit.run_audits import AUDITS, AuditOptions
+from weathered.cli.progress import plain_progress
+from weathered.core.errors import SpecError
+from weathered.core.spec import near
+from weathered.training import load_run
+
+
+def audit_runs(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    ood: Sequence[str],
+    scores: Sequence[str],
+    limit: int | None,
+    sigma: float,
+    as_json: bool,
+) -> None:
+    """Audit one run, or with several runs the ensemble of their scores in the ood audit."""
+    wanted = [name.strip() for name in names if name.strip()]
+    for name in wanted:
+        if name not in AUDITS:
+            raise SpecError(f"no audit '{name}'.{near(name, AUDITS)} There are: {', '.join(AUDITS)}.")
+    runs = [load_run(path) for path in paths]
+    options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma)
+    folder = runs[0].folder
+    path = folder.path / "audit.json"
+    kept = folder.read_json("audit.json") if path.exists() else {}
+    results: list[AuditResult] = []
+    with plain_progress("audits", len(wanted)) as advance:
+        for name in wanted:
+            result = AUDITS[name](runs, options)
+            results.append(result)
+            kept[result.audit] = result.to_json()
+            folder.write_json("audit.json", kept)
+            advance()
+    if as_json:
+        typer.echo(json.dumps({result.audit: result.to_json() for result in results}, indent=2))
+        return
+    console = Console()
+    for result in results:
+        console.print(summary_table(result))
+        for note in result.notes:
+            console.print(f"  {note}", style="dim", markup=False)
+        console.print()
+    typer.echo(f"audits: {path}")
+
+
+def summary_table(result: AuditResult) -> Table:
+    """The summary of one audit with n and interval for each figure."""
+    table = Table(box=None, header_style="bold", pad_edge=False, title=result.audit, title_justify="left")
+    for heading in ("figure", "value", "95 % interval", "n", "better"):
+        table.add_column(heading, overflow="fold")
+    for name, estimate in result.summary.items():
+        better = "higher" if result.higher_is_better[name] else "lower"
+        interval = f"[{estimate.low:.4f}, {estimate.high:.4f}]"
+        table.add_row(name, f"{estimate.value:.4f}", interval, str(estimate.n), better)
+    return table
