@@ -1,0 +1,181 @@
+"""The cache of decoded images: one uint8 .npy per source and set of decode options, memory-mapped on load.
+
+Entries live in ~/.cache/weathered (XDG_CACHE_HOME and WEATHERED_CACHE override it), are named by a digest of
+content and options, appear by renaming only when whole, and carry a checksum, so that a damaged one is rebuilt.
+Nothing is removed on its own: the folder may be deleted at any time.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weathered.data.dataset import Dataset, MemoryInputs
+from weathered.data.stream import Decoded, StreamInputs, decode_all
+
+FORMAT = "1"
+"""Changes whenever the same bytes would decode to other pixels."""
+WORTH_WHOLE = 0.1
+"""From this share of the rows on, a source that fits is decoded whole, so that other subsets find it ready."""
+
+
+class Entry(NamedTuple):
+    """pixels (N, C, H, W) uint8; bad: position -> why, where pixels are zero. stored: whether it is in the cache."""
+
+    pixels: Tensor
+    bad: dict[int, str]
+    stored: bool
+
+
+def default_cache_dir() -> Path:
+    """WEATHERED_CACHE, else `weathered` in the user's cache folder."""
+    if chosen := os.environ.get("WEATHERED_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "weathered"
+
+
+def materialise(
+    dataset: Dataset,
+    index: Tensor | None = None,
+    *,
+    skip_bad: bool = False,
+    cache_dir: Path | None = None,
+    memory_limit_bytes: int = 2 << 30,
+) -> Dataset:
+    """The rows of `dataset` at `index` (ascending, all by default), decoded into memory where they fit.
+
+    Inputs that are not streamed are only selected. What does not fit in `memory_limit_bytes` as uint8 stays
+    streamed. skip_bad: drop images that cannot be decoded and note their number; otherwise the first of them is
+    raised as DataError. With skip_bad a streamed source is decoded once in full to find them.
+    """
+    whole = dataset.inputs
+    chosen = dataset if index is None else dataset.select(index)
+    inputs = chosen.inputs
+    if not isinstance(whole, StreamInputs) or not isinstance(inputs, StreamInputs):
+        return chosen
+    folder = default_cache_dir() if cache_dir is None else cache_dir
+    each = int(np.prod(whole.shape))
+    if len(inputs) * each > memory_limit_bytes:
+        return _streamed(chosen, inputs, folder, skip_bad)
+    fits_whole = len(whole) * each <= memory_limit_bytes
+    if index is not None and fits_whole and len(inputs) >= WORTH_WHOLE * len(whole):
+        entry = decoded(whole, dataset.name, folder)
+        positions = {int(p): i for i, p in enumerate(index)} if entry.bad else {}
+        bad = {positions[p]: why for p, why in entry.bad.items() if p in positions}
+        entry = Entry(entry.pixels[index], bad, entry.stored)
+    else:
+        entry = decoded(inputs, dataset.name, folder)
+    result = chosen.replace(inputs=MemoryInputs(entry.pixels))
+    if not entry.stored:
+        result = result.replace(notes=(*result.notes, f"The decoded images could not be cached in {folder}."))
+    return drop_bad(result, entry.bad, skip_bad)
+
+
+def _streamed(chosen: Dataset, inputs: StreamInputs, folder: Path, skip_bad: bool) -> Dataset:
+    result = chosen.replace(
+        inputs=StreamInputs(inputs.encoded.random_access(folder), inputs.rows, inputs.image_size, inputs.layout)
+    )
+    if not skip_bad:
+        return result
+    path = folder / f"{key(inputs)}.bad.json"
+    try:
+        bad = {int(p): str(why) for p, why in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        bad = decode_all(inputs, chosen.name, keep=False).bad
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda part: part.write_text(json.dumps(bad)))
+    return drop_bad(result, bad, skip_bad)
+
+
+def drop_bad(dataset: Dataset, bad: dict[int, str], skip_bad: bool) -> Dataset:
+    """Without the rows in `bad` if `skip_bad`, noting how many; raises DataError with the first one otherwise."""
+    from weathered.core.errors import DataError
+
+    if not bad:
+        return dataset
+    first = next(iter(bad.values()))
+    if not skip_bad:
+        more = f" {len(bad) - 1} more cannot be read either." if len(bad) > 1 else ""
+        raise DataError(f"{first}{more} Pass --skip-bad to drop such images.")
+    keep = torch.ones(len(dataset), dtype=torch.bool)
+    keep[list(bad)] = False
+    if not keep.any():
+        raise DataError(f"{dataset.name}: none of the {len(bad)} images can be read, the first: {first}")
+    return dataset.select(keep, f"{len(bad)} images could not be read and were dropped, the first: {first}")
+
+
+def key(inputs: StreamInputs) -> str:
+    """Digest of everything the decoded pixels depend on: content, rows and options."""
+    parts = [FORMAT, inputs.encoded.fingerprint(), str(inputs.image_size), str(inputs.layout.shape)]
+    digest = hashlib.sha256("\0".join(parts).encode())
+    digest.update(np.ascontiguousarray(inputs.rows, dtype="<i8").tobytes())
+    return digest.hexdigest()[:32]
+
+
+def decoded(inputs: StreamInputs, name: str, folder: Path) -> Entry:
+    """The pixels of all `inputs`, from the cache if a sound entry is there, otherwise decoded and stored."""
+    path = folder / f"{key(inputs)}.npy"
+    entry = read_entry(path)
+    if entry is None:
+        fresh = decode_all(inputs, name)
+        # mapped rather than kept: the processes of a sweep then share one copy
+        entry = write_entry(path, fresh) or Entry(torch.from_numpy(fresh.pixels), fresh.bad, False)
+    return entry
+
+
+def read_entry(path: Path) -> Entry | None:
+    """A stored entry, memory-mapped copy-on-write; None if it is missing or damaged."""
+    try:
+        record = json.loads(path.with_suffix(".json").read_text())
+        pixels = np.load(path, mmap_mode="c", allow_pickle=False)
+        sound = pixels.dtype == np.uint8 and pixels.ndim == 4 and checksum(pixels) == record["checksum"]
+        bad = {int(position): str(why) for position, why in record["bad"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        return None
+    return Entry(torch.from_numpy(pixels), bad, True) if sound else None
+
+
+def write_entry(path: Path, fresh: Decoded) -> Entry | None:
+    """Store an entry and read it back; None if the folder cannot be written or the disk is full."""
+    record = {"checksum": checksum(fresh.pixels), "bad": fresh.bad}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda part: save_array(part, fresh.pixels))
+        write_atomically(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(record)))
+    except OSError:
+        return None
+    return read_entry(path)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """An array as .npy under exactly this name."""
+    with path.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it; nothing is left behind on failure."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def checksum(pixels: np.ndarray) -> str:
+    """SHA-256 of shape and content, in hexadecimal."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    if pixels.size:
+        digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()

@@ -1,0 +1,47 @@
+"""What every source is told, whether it needs it or not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from weathered.core.errors import DataError
+from weathered.data.labels import MissingColumn
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """label_column, clean_column: columns of labels and of the truth. class_names: of the training set, when a test
+    set is read. image_size: side to which images are resized. root: folder of downloaded files. test: whether the
+    test split is wanted, where a source has one. memory_limit_bytes: arrays above it are refused.
+    """
+
+    label_column: str | None = None
+    clean_column: str | None = None
+    class_names: tuple[str, ...] | None = None
+    image_size: int | None = None
+    root: Path | None = None
+    test: bool = False
+    memory_limit_bytes: int = 2 << 30
+
+
+def existing_file(rest: str, source: str) -> Path:
+    """The path a spec names. Raises DataError if it is empty, missing, a folder, or may not be read."""
+    if not rest:
+        raise DataError(f"'{source}' needs a path, as in {source}:PATH.")
+    path = Path(rest).expanduser()
+    try:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file.")
+        if not path.is_file():
+            raise DataError(f"{path}: expected a file.")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"{path}: the file cannot be read: {error.strerror}.") from error
+    return path
+
+
+def refuse_columns(source: str, options: ReadOptions) -> None:
+    """Raise MissingColumn if a label or clean column was named for a source without columns."""
+    for name, value in (("label", options.label_column), ("clean", options.clean_column)):
+        if value is not None:
+            raise MissingColumn(f"{source} has no columns, so there is no {name} column '{value}'.")

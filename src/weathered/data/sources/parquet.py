@@ -1,0 +1,190 @@
+"""`parquet:PATH`: the Hugging Face layout of images, or a table of numbers."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weathered.core.errors import DataError
+from weathered.data.cache import save_array, write_atomically
+from weathered.data.dataset import Dataset
+from weathered.data.encoded import BytesImages, Encoded, split_rows
+from weathered.data.images import BadImage
+from weathered.data.labels import DEFAULT_COLUMNS
+from weathered.data.sources.arrow import declared_features, is_extra, read_extra, read_labels, table_dataset
+from weathered.data.sources.options import ReadOptions, existing_file
+from weathered.data.stream import StreamInputs
+
+HASHED_WHOLE = 1 << 30
+"""Larger files are recognised by path, size and time of change instead of their content."""
+
+
+def read_parquet(rest: str, options: ReadOptions) -> Dataset:
+    """Images from a column of {bytes, path} or of bytes, with a label column; without one a table of numbers.
+
+    The image column is the one that the metadata declares, or `image`. Labels are text, or whole numbers that index
+    the class names of the metadata where it has any. Further whole-number and list columns become `extra`.
+    """
+    path = existing_file(rest, "parquet")
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+        features = declared_features(schema)
+        image = image_column(schema, features)
+        if image is None:
+            return table_dataset(pq.read_table(path), features, options, path.stem)
+        columns: list[str] = [name for name in schema.names if not is_image_type(schema.field(name).type)]
+        labelling = {options.label_column, options.clean_column, *DEFAULT_COLUMNS}
+        wanted: list[str] = [c for c in columns if is_extra(schema.field(c).type) or c in labelling]
+        table = pq.read_table(path, columns=wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read: {_one_line(error)}.") from error
+    labels = read_labels(table, columns, features, options, path.stem)
+    return Dataset(
+        StreamInputs(ParquetImages(path, image), image_size=options.image_size),
+        labels.labels,
+        labels.names,
+        name=path.stem,
+        clean_labels=labels.clean,
+        extra=read_extra(table, [c for c in wanted if c not in labels.used]),
+    )
+
+
+def is_image_type(kind: pa.DataType) -> bool:
+    """Whether a column may hold encoded images: bytes, or a struct with a field `bytes`."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def image_column(schema: pa.Schema, features: dict[str, Any]) -> str | None:
+    """The column of images: `image` or `img` if there is one, else the first that is declared or looks like one."""
+    found = [field.name for field in schema if is_image_type(field.type)]
+    declared = [name for name in found if features.get(name, {}).get("_type") == "Image"]
+    preferred = [name for name in ("image", "img") if name in found]
+    return next(iter([*preferred, *declared, *found]), None)
+
+
+class ParquetImages:
+    """The image column of one parquet file."""
+
+    def __init__(self, path: Path, column: str):
+        self.path, self.column = path, column
+        with pq.ParquetFile(path) as file:
+            metadata = file.metadata
+            self.group_sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+
+    def __len__(self) -> int:
+        return sum(self.group_sizes)
+
+    def where(self, row: int) -> str:
+        return f"{self.path} row {row}"
+
+    def read(self, row: int) -> bytes:
+        (_, source), *_ = self.chunks(np.array([row]), 1)
+        return source.read(row)
+
+    def chunks(self, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Encoded]]:
+        """Reads only the row groups that are needed, a few thousand rows at a time."""
+        first = 0
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for group, count in enumerate(self.group_sizes):
+                    low, high = np.searchsorted(rows, [first, first + count])
+                    if low < high:
+                        yield from self._group_chunks(file, group, first, rows[low:high], size)
+                    first += count
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: the file cannot be read to its end: {_one_line(error)}.") from error
+
+    def _group_chunks(
+        self, file: pq.ParquetFile, group: int, first: int, rows: np.ndarray, size: int
+    ) -> Iterator[tuple[np.ndarray, Encoded]]:
+        for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[self.column]):
+            low, high = np.searchsorted(rows, [first, first + len(batch)])
+            for part in split_rows(rows[low:high], size):
+                column = batch.column(0).take(pa.array(part - first))
+                if pa.types.is_struct(column.type):
+                    column = column.field("bytes")
+                yield part, BytesImages(column.to_pylist(), str(self.path), part)
+            first += len(batch)
+
+    def fingerprint(self) -> str:
+        """Of the file's content and the column's name; above 1 GiB of its path, size and time of change."""
+        stat = os.stat(self.path)
+        if stat.st_size > HASHED_WHOLE:
+            text = f"{self.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        else:
+            with self.path.open("rb") as stream:
+                text = hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.sha256(f"{text}\0{self.column}".encode()).hexdigest()
+
+    def random_access(self, cache_dir: Path) -> Encoded:
+        """The images' bytes laid end to end in one file of the cache, since row groups are slow to read by row."""
+        path = cache_dir / f"{self.fingerprint()[:32]}.images"
+        offsets = path.with_suffix(".offsets.npy")
+        if not (path.exists() and offsets.exists()):
+            try:
+                cache_dir.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, lambda part: self._unpack(part, offsets))
+            except OSError as error:
+                raise DataError(
+                    f"{self.path}: {len(self)} images do not fit into memory and cannot be unpacked into {cache_dir}: "
+                    f"{error.strerror}. Set WEATHERED_CACHE to a folder with space, or pass --limit."
+                ) from error
+        return UnpackedImages(path, offsets, str(self.path))
+
+    def _unpack(self, part: Path, offsets: Path) -> None:
+        lengths = []
+        with part.open("wb") as stream:
+            for rows, source in self.chunks(np.arange(len(self)), 1024):
+                for row in rows.tolist():
+                    try:
+                        data = source.read(row)
+                    except BadImage:
+                        data = b""
+                    stream.write(data)
+                    lengths.append(len(data))
+        ends = np.cumsum([0, *lengths], dtype=np.int64)
+        write_atomically(offsets, lambda path: save_array(path, ends))
+
+
+class UnpackedImages:
+    """Images laid end to end in one file. offsets: (N + 1,) int64 positions as .npy. Opened anew in each process."""
+
+    def __init__(self, path: Path, offsets: Path, name: str):
+        self.path, self.name = path, name
+        self.ends = np.load(offsets, allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def where(self, row: int) -> str:
+        return f"{self.name} row {row}"
+
+    def read(self, row: int) -> bytes:
+        start, end = int(self.ends[row]), int(self.ends[row + 1])
+        if start == end:
+            raise BadImage(f"{self.where(row)}: the image has no bytes.")
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(end - start)
+
+    def chunks(self, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Encoded]]:
+        for part in split_rows(rows, size):
+            yield part, self
+
+    def fingerprint(self) -> str:
+        return self.path.stem
+
+    def random_access(self, cache_dir: Path) -> Encoded:
+        return self
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
