@@ -1,0 +1,72 @@
+"""Two processes with half the batch each must train like one process with all of it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from weathered.core.fit import fit
+from weathered.core.procedure import Procedure
+from weathered.core.run import Run
+from weathered.core.settings import Settings
+from weathered.data.dataset import Dataset
+from weathered.nn.build import build_model
+from weathered.procedures.jocor import JoCoR
+
+PROCEDURES: Mapping[str, Callable[[], Procedure]] = {
+    "supervised": Procedure,
+    "jocor": lambda: JoCoR(0.5, 0.4, ramp=0.0),
+}
+
+
+def images() -> Dataset:
+    rng = torch.Generator().manual_seed(3)
+    labels = torch.arange(48) % 3
+    pixels = torch.randint(0, 100, (48, 1, 8, 8), generator=rng) + 70 * labels[:, None, None, None]
+    return Dataset.of(pixels.to(torch.uint8), labels)
+
+
+def train(fabric: Fabric, name: str) -> torch.Tensor:
+    """The weights of all modules before and after six steps, (2, number of weights)."""
+    data = images()
+    settings = Settings(epochs=2, batch_size=16, lr=0.05)
+    model = build_model("cnn_small:width=8,norm=none", data)
+    run = Run(model, data, procedure=PROCEDURES[name](), settings=settings, fabric=fabric)
+    before = weights(run)
+    fit(run)
+    return torch.stack([before, weights(run)])
+
+
+def weights(run: Run) -> torch.Tensor:
+    modules = (run.model, *run.modules.values())
+    return torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])
+
+
+def train_all(path: Path, fabric: Fabric) -> None:
+    """Write what `train` returns to a file: the launcher's own way back is a pipe that a few weights fill up."""
+    torch.set_num_threads(1)
+    results = {name: train(fabric, name) for name in PROCEDURES}
+    if fabric.is_global_zero:
+        save_file(results, path)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Mapping[str, torch.Tensor]:
+    path = tmp_path_factory.mktemp("two_processes") / "weights.safetensors"
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(partial(train_all, path))
+    return load_file(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_half_the_batch_on_each_of_two_processes_is_the_batch_on_one(name, two_processes):
+    start, end = train(Fabric(accelerator="cpu", devices=1), name)
+    start_of_two, end_of_two = two_processes[name]
+    assert torch.equal(start_of_two, start)
+    assert (end - start).abs().max() > 1e-2
+    assert_close(end_of_two, end, atol=1e-5, rtol=0)
