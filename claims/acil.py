@@ -17,6 +17,7 @@ SENTENCE = (
 DATA = "scikit-learn digits, 1200 train and 597 test images of 64 pixels, 5 phases of 2 classes in random order"
 METRIC = "accuracy on all ten classes after the last phase, in [0, 1]"
 BASELINE = "fine-tuned head"
+MAIN = "acil"
 ARMS = ("fine-tuned head", "acil", "joint ridge")
 
 TRAIN = 1200

@@ -22,6 +22,8 @@ class DataOptions:
     train on. clean_column: the truth, for scoring only. validation: share of the training set that parts may read.
     make: data makers in order, as in `symmetric:rate=0.4`. limit: at most this many training rows, at random.
     skip_bad: drop unreadable images and count them. image_size: resize to this many pixels.
+    base_classes, phases: for recipes with an incremental learner: classes of the first phase (half by default) and
+    the number of phases that bring the others (one class each by default).
     """
 
     train: str = "digits"
@@ -35,6 +37,8 @@ class DataOptions:
     limit: int | None = None
     skip_bad: bool = False
     image_size: int | None = None
+    base_classes: int | None = None
+    phases: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:

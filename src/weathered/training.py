@@ -20,15 +20,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from weathered.assemble import Parts, build_parts, import_part, resolve
+from weathered.assemble import Parts, build, build_parts, import_part, resolve
 from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.result import AuditResult
 from weathered.core.checkpoint import newest_checkpoint, save_weights
 from weathered.core.errors import CheckpointError, WeatheredError
 from weathered.core.fit import fit
+from weathered.core.predict import predict_logits
 from weathered.core.run import Run
+from weathered.data.dataset import Dataset
 from weathered.data.prepare import Splits, prepare
+from weathered.incremental.recipe_run import (
+    AnalyticClassifier,
+    base_split,
+    incremental_audit,
+    learn_phases,
+    phases_of,
+)
 from weathered.nn.build import build_model
 from weathered.recipe import Recipe
 from weathered.store import RunFolder
@@ -38,7 +47,12 @@ if TYPE_CHECKING:
 
 
 def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> Run:
-    """The run a recipe describes, ready for its first step; refused combinations raise here."""
+    """The run a recipe describes, ready for its first step; refused combinations raise here.
+
+    A recipe with an incremental learner trains on its base classes.
+    """
+    if learner_of(recipe) is not None:
+        splits = base_split(splits, phases_of(recipe, splits.train.num_classes))
     parts = build_parts(resolve(recipe.use), splits.train)
     head = resolved_head(recipe, parts)
 
@@ -53,6 +67,12 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
         fabric=fabric,
         **parts.slots,
     )
+
+
+def learner_of(recipe: Recipe) -> Any:
+    """The recipe's incremental learner, freshly built, or None."""
+    found = [use for use in resolve(recipe.use) if use.entry.slot == "learner"]
+    return build(found[0]) if found else None
 
 
 def resolved_head(recipe: Recipe, parts: Parts) -> str:
@@ -88,7 +108,7 @@ def train(
         record = _start_record(recipe, run, folder)
         folder.write_json("run.json", record)
         seconds = _train(run, splits, folder, recipe.hash, observer)
-        _conclude(run, splits, folder, record, seconds)
+        _conclude(recipe, run, splits, folder, record, seconds)
     return folder
 
 
@@ -118,12 +138,20 @@ def truth(splits: Splits) -> Tensor:
     return splits.test.labels if splits.test.clean_labels is None else splits.test.clean_labels
 
 
-def _conclude(run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], seconds: float) -> None:
-    test_logits, train_logits = run.predict(splits.test), run.predict(splits.train)
-    audits = standard_audits(test_logits, splits)
+def _conclude(
+    recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], seconds: float
+) -> None:
+    predictor, audits = run.procedure.predictor(run), []
+    learner = learner_of(recipe)
+    if learner is not None:
+        groups = phases_of(recipe, splits.train.num_classes)
+        predictor, result = learn_phases(learner, predictor, splits, truth(splits), groups)
+        audits.append(incremental_audit(result, splits.train.class_names))
+    logits = [run.test_logits(predict_logits(predictor, data, run=run)) for data in (splits.train, splits.test)]
+    audits += standard_audits(logits[1], splits)
     folder.write_json("audit.json", {result.audit: result.to_json() for result in audits})
-    folder.write_per_sample(_per_sample(splits, train_logits, test_logits))
-    save_weights(folder.weights, run.procedure.predictor(run))
+    folder.write_per_sample(_per_sample(splits, *logits))
+    save_weights(folder.weights, predictor)
     results = {name: value._asdict() for result in audits for name, value in result.summary.items()}
     folder.write_json("run.json", {**record, "results": results, "seconds": seconds})
     folder.finish()
@@ -203,16 +231,17 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished run: its folder, recipe, data and the network that predicts."""
+    """A finished run: its folder, recipe, data, and the network that predicts."""
 
     folder: RunFolder
     recipe: Recipe
     splits: Splits
     run: Run
+    model: nn.Module
 
-    @property
-    def model(self) -> nn.Module:
-        return self.run.procedure.predictor(self.run)
+    def predict(self, dataset: Dataset) -> Tensor:
+        """Test-time logits (N, C) on a data set."""
+        return self.run.test_logits(predict_logits(self.model, dataset, run=self.run))
 
 
 def load_run(path: Path | str) -> LoadedRun:
@@ -224,8 +253,13 @@ def load_run(path: Path | str) -> LoadedRun:
     recipe = Recipe.from_tree(record["recipe"], str(folder.path / "run.json"))
     splits = prepare(recipe)
     run = build_run(recipe, splits)
+    model = run.procedure.predictor(run)
     try:
-        run.procedure.predictor(run).load_state_dict(load_file(folder.weights))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        state = load_file(folder.weights)
+        if learner_of(recipe) is not None:
+            width, expansion = state["expansion"].shape
+            model = AnalyticClassifier(model, None, width, expansion, splits.train.num_classes)
+        model.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder.weights} is damaged or belongs to another recipe.") from error
-    return LoadedRun(folder, recipe, splits, run)
+    return LoadedRun(folder, recipe, splits, run, model)

@@ -281,13 +281,9 @@ def test_arguments_and_precision():
             ACIL(gamma)
     with pytest.raises(ValueError, match="expansion"):
         ACIL(expansion=0)
-    for dtype in (torch.float16, torch.bfloat16):
-        with pytest.raises(ValueError, match="too coarse"):
-            ACIL(dtype=dtype, single_precision=True)
-    with pytest.raises(ValueError, match="single_precision=True"):
-        ACIL(dtype=torch.float32)
+    assert ACIL().dtype == torch.float64
     features, labels = data()
-    single = learn(features, labels, [], gamma=10.0, dtype=torch.float32, single_precision=True)
+    single = learn(features, labels, [], gamma=10.0, single_precision=True)
     assert single.W_.dtype == torch.float32
     assert distance(single.W_.double(), learn(features, labels, [], gamma=10.0).W_) < 1e-3
     for dtype in (torch.float16, torch.float32):

@@ -49,13 +49,13 @@ def _test(run: LoadedRun, options: AuditOptions) -> Dataset:
 
 def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
     test = _test(runs[0], options)
-    logits = runs[0].run.predict(test)
+    logits = runs[0].predict(test)
     return audit_accuracy(logits, test.labels, test.class_names, runs[0].splits.train.class_counts)
 
 
 def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
     test = _test(runs[0], options)
-    return audit_calibration(runs[0].run.predict(test), test.labels)
+    return audit_calibration(runs[0].predict(test), test.labels)
 
 
 def corruption(runs: Audited, options: AuditOptions) -> AuditResult:

@@ -27,10 +27,11 @@ def list_methods(
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("method", "slot", "for", "source", "what it does"):
-        table.add_column(column, overflow="fold")
+    for column in ("method", "slot", "what it does, and for which problem"):
+        table.add_column(column, overflow="fold", no_wrap=column == "method")
     for entry in entries:
-        table.add_row(entry.slug, entry.slot, ", ".join(entry.problems), entry.paper, entry.summary)
+        problems = f" [dim]{', '.join(entry.problems)}[/dim]" if entry.problems else ""
+        table.add_row(entry.slug, entry.slot, entry.summary + problems)
     Console().print(table)
 
 

@@ -24,6 +24,8 @@ Limit = Annotated[int | None, typer.Option(help="Use at most this many training 
 Validation = Annotated[float | None, typer.Option(help="Share of the training set that methods may read.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images and count them.")]
 ImageSize = Annotated[int | None, typer.Option(help="Resize images to this many pixels.")]
+BaseClasses = Annotated[int | None, typer.Option(help="Classes of the first phase, for incremental learners.")]
+Phases = Annotated[int | None, typer.Option(help="Phases that bring the other classes.")]
 Model = Annotated[str | None, typer.Option(help="cnn_small, mlp or timm:NAME.")]
 Head = Annotated[str | None, typer.Option(help="auto, linear or cosine.")]
 Use = Annotated[list[str] | None, typer.Option("--use", help="A method as name:option=value; repeat for more.")]

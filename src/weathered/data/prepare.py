@@ -47,6 +47,8 @@ def prepare(recipe: Recipe) -> Splits:
             f"{train.name}: training needs at least two classes with samples, found {int((counts > 0).sum())}."
         )
     validation = None
+    if options.base_classes is not None and not 2 <= options.base_classes < train.num_classes:
+        raise SpecError(f"base_classes must be in [2, {train.num_classes - 1}], got {options.base_classes}.")
     if options.validation:
         train, validation = validation_split(train, options.validation, seed)
     return Splits(train, validation, test)

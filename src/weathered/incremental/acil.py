@@ -53,8 +53,8 @@ class ACIL:
     """Recursive ridge classifier on a random expansion of frozen features. Zhuang et al., NeurIPS 2022.
 
     gamma: ridge, > 0. expansion: D, the paper's buffer size; R takes D * D numbers (0.5 GiB for 8192 in float64).
-    seed: draws V. dtype: float64, or float32 with `single_precision=True`, because float32 can be wrong by orders of
-    magnitude where gamma is small and features are correlated. chunk_size: rows expanded at once, which bounds memory
+    seed: draws V. single_precision: float32 instead of float64, half the memory, but wrong by orders of magnitude
+    where gamma is small and features are correlated. chunk_size: rows expanded at once, which bounds memory
     and changes results by rounding only.
 
     Labels are global class numbers from 0 on; classes may come back, and numbers without samples stay masked.
@@ -66,7 +66,6 @@ class ACIL:
         gamma: float = 0.1,
         expansion: int = 8192,
         seed: int = 0,
-        dtype: torch.dtype = torch.float64,
         single_precision: bool = False,
         chunk_size: int = 1024,
     ):
@@ -74,10 +73,7 @@ class ACIL:
             raise ValueError(f"gamma must be > 0 and finite, got {gamma}")
         if expansion < 1 or chunk_size < 1:
             raise ValueError(f"expansion and chunk_size must be >= 1, got {expansion} and {chunk_size}")
-        if dtype not in (torch.float64, torch.float32):
-            raise ValueError(f"dtype must be torch.float64, got {dtype}, which is too coarse for the recursion")
-        if dtype == torch.float32 and not single_precision:
-            raise ValueError("the recursion loses its accuracy in float32; use float64, or pass single_precision=True")
+        dtype = torch.float32 if single_precision else torch.float64
         self.gamma, self.expansion, self.seed, self.dtype, self.chunk_size = gamma, expansion, seed, dtype, chunk_size
         self._state: _State | None = None
 
