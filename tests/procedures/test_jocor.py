@@ -17,9 +17,11 @@ from weathered.core.batch import Batch
 from weathered.core.errors import Incompatible, NonFinite
 from weathered.core.facts import Traits
 from weathered.core.fit import fit
+from weathered.core.procedure import Procedure
 from weathered.core.roles import Part
 from weathered.core.run import Run
 from weathered.core.settings import Settings
+from weathered.data.makers.symmetric_noise import SymmetricNoise
 from weathered.losses.logitclip import LogitClip
 from weathered.nn.build import build_model
 from weathered.procedures.jocor import JoCoR, jeffreys_divergence, jocor_losses, keep_rate, smallest
@@ -211,6 +213,26 @@ def test_networks_start_apart_and_training_pulls_them_together(images):
         x = images.floats(torch.arange(48))
         gaps[co_lambda] = float(jeffreys_divergence(run.model(x), run.modules["peer"](x)).mean())
     assert gaps[0.9] < 0.5 * gaps[0.0]
+
+
+@pytest.mark.slow
+def test_half_of_the_labels_wrong(digits):
+    """The two networks memorise less than half of what one does, and rank right labels first."""
+    noisy = SymmetricNoise(0.5)(digits.select(torch.arange(1000)), torch.Generator().manual_seed(0))
+    wrong = noisy.labels != noisy.clean_labels
+    settings = Settings(
+        epochs=60, batch_size=100, optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="constant", seed=1
+    )
+    memorised = {}
+    for procedure in (Procedure(), JoCoR(0.85, 0.5, ramp=0.15)):
+        run = fit(Run(build_model("mlp", noisy), noisy, procedure=procedure, settings=settings))
+        hits = run.predict(noisy).argmax(1) == noisy.labels
+        memorised[type(procedure).__name__] = float(hits[wrong].double().mean())
+    assert memorised["JoCoR"] < 0.5 * memorised["Procedure"]
+    x = noisy.floats(torch.arange(1000))
+    with torch.no_grad():
+        losses = joint(run.model(x), run.modules["peer"](x), noisy.labels, 0.85)
+    assert float((~wrong)[smallest(losses, 0.5)].double().mean()) > 0.8
 
 
 def test_resumes_bit_for_bit(images, assert_resumes):

@@ -1,0 +1,48 @@
+"""Claim: two networks that agree on their small losses withstand wrong labels (JoCoR, CVPR 2020)."""
+
+from dataclasses import replace
+
+from common import accuracy, split_digits
+from weathered.core.fit import fit
+from weathered.core.procedure import Procedure
+from weathered.core.rng import generator
+from weathered.core.run import Run
+from weathered.core.settings import Settings
+from weathered.data.makers.symmetric_noise import SymmetricNoise
+from weathered.nn.build import build_model
+from weathered.procedures.jocor import JoCoR
+from weathered.procedures.supervised import Supervised
+
+SLUG = "jocor"
+SENTENCE = (
+    "With half of the training labels wrong, one of two networks trained on agreement and small joint loss is more "
+    "accurate at the end of training than a network trained with cross entropy."
+)
+DATA = "scikit-learn digits, 1000 train images with 50 % symmetric label noise, 797 clean test images"
+METRIC = "test accuracy after the last epoch, in [0, 1]"
+BASELINE = "cross entropy"
+MAIN = "jocor"
+ARMS = ("cross entropy", "small joint loss without agreement", "jocor")
+HIGHER_IS_BETTER = True
+
+TRAIN = 1000
+NOISE = 0.5
+RAMP = 9 / 60
+SETTINGS = Settings(epochs=60, batch_size=100, optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="constant")
+
+
+def measure(seed: int) -> dict[str, float]:
+    """Last test accuracy of each arm. The seed draws the split, the noise, the weights and the order of the rows."""
+    clean, test = split_digits(SLUG, seed, TRAIN)
+    train = SymmetricNoise(NOISE)(clean, generator(seed, "noise", SLUG))
+    arms: dict[str, Procedure] = {
+        "cross entropy": Supervised(),
+        "small joint loss without agreement": JoCoR(0.0, NOISE, RAMP),
+        "jocor": JoCoR(0.85, NOISE, RAMP),
+    }
+    values = {}
+    for name, procedure in arms.items():
+        model = build_model("mlp:width=256,depth=2", train, seed=seed)
+        run = fit(Run(model, train, procedure=procedure, settings=replace(SETTINGS, seed=seed)))
+        values[name] = accuracy(run.predict(test), test.labels)
+    return values
