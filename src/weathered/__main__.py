@@ -2,13 +2,14 @@
 
 import errno
 import sys
+from typing import Any, cast
 
 STOPPED = 130
 
 
 def main() -> None:
     """Run `weathered` with the arguments of the process."""
-    import click
+    import typer
     from rich.console import Console
     from rich.text import Text
 
@@ -19,17 +20,20 @@ def main() -> None:
         text = Text(f"{sentence}", overflow="fold")
         Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red"), text, sep="", end="\n")
 
+    # typer carries its own copy of click in newer releases, so the class is found through what it exports
+    usage_error = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         sys.exit(app(args=arguments, standalone_mode=False, prog_name="weathered") or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+    except usage_error as error:
+        message = cast(Any, error).format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(message, err=True)
+        else:
+            complain(message)
         sys.exit(2)
-    except click.ClickException as error:
-        complain(error.format_message())
-        sys.exit(2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         complain("stopped; the same command with --resume goes on from here.")
         sys.exit(STOPPED)
     except WeatheredError as error:

@@ -11,8 +11,10 @@ from weathered.core.run import Run
 from weathered.sweep import Status
 
 
-def _bar() -> Progress:
-    return Progress(
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """A bar that appears with its first task, so that an error before it is not preceded by an empty line."""
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -21,25 +23,36 @@ def _bar() -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+    try:
+        yield progress
+    finally:
+        progress.stop()
+
+
+def _task(progress: Progress, name: str, total: float) -> TaskID:
+    progress.start()
+    return progress.add_task(name, total=total, note="")
 
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[Run], None]]:
     """An observer that shows the steps of one run."""
     with _bar() as progress:
-        task = progress.add_task("training", total=1, note="")
+        task: TaskID | None = None
         last_time, last_step = time.monotonic(), None
 
         def observe(run: Run) -> None:
-            nonlocal last_time, last_step
+            nonlocal last_time, last_step, task
             now = time.monotonic()
+            if task is None:
+                task = _task(progress, "training", run.total_steps)
             if last_step is None:
                 last_step = run.step
             elif now - last_time > 0.5:
                 speed = (run.step - last_step) * run.batch_size / (now - last_time)
                 progress.update(task, note=f"epoch {run.epoch + 1}  {speed:,.0f} samples/s")
                 last_time, last_step = now, run.step
-            progress.update(task, total=run.total_steps, completed=run.step)
+            progress.update(task, completed=run.step)
 
         yield observe
 
@@ -48,10 +61,13 @@ def training_progress() -> Iterator[Callable[[Run], None]]:
 def sweep_progress(total: int) -> Iterator[Callable[[Status], None]]:
     """A watcher that shows how many of `total` runs are done, and each run under way."""
     with _bar() as progress:
-        whole = progress.add_task("runs", total=total, note="")
+        whole: TaskID | None = None
         tasks: dict[str, TaskID] = {}
 
         def watch(status: Status) -> None:
+            nonlocal whole
+            if whole is None:
+                whole = _task(progress, "runs", total)
             if status.ended:
                 if status.hash in tasks:
                     progress.remove_task(tasks.pop(status.hash))
@@ -68,5 +84,5 @@ def sweep_progress(total: int) -> Iterator[Callable[[Status], None]]:
 def plain_progress(name: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar over `total` items; call what it yields once per finished item."""
     with _bar() as progress:
-        task = progress.add_task(name, total=total, note="")
+        task = _task(progress, name, total)
         yield lambda: progress.advance(task)

@@ -15,7 +15,6 @@ from weathered.comparison import METRIC, CompareResult, compare, parse_arms
 from weathered.core.errors import WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
-from weathered.report.collect import report_on_comparison, report_on_runs
 from weathered.store import RunFolder, find_runs
 from weathered.sweep import Launcher
 from weathered.training import build_run, resolved_head, train
