@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weathered.audit.result import plain
-from weathered.core.errors import SpecError, WeatheredError
+from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison
@@ -163,6 +163,45 @@ def compare(
     result = CompareResult(tuple(collected), baseline, tuple(seeds), recipe, out / f"compare-{digest}", failed)
     write_atomic(result.path / "comparison.json", json.dumps(plain(result.to_json()), indent=2) + "\n")
     return result
+
+
+def read_comparison(path: Path) -> CompareResult:
+    """A comparison read back from its folder; the runs are looked for beside it. Raises DataError if one is gone."""
+    tree = RunFolder(path).read_json("comparison.json")
+    rows = sorted(tree["ranking"], key=lambda row: row["arm"] != tree["baseline"])
+    arms = tuple(
+        _collect(row["arm"], tuple(row["use"]), [RunFolder(path.parent / name) for name in row["runs"]]) for row in rows
+    )
+    recipe = Recipe.from_tree(tree["recipe"], str(path))
+    return CompareResult(arms, tree["baseline"], tuple(tree["seeds"]), recipe, path, tree["failed"])
+
+
+def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
+    """Finished runs as a comparison: those that differ in nothing but the seed form an arm, the first the baseline.
+
+    Only seeds that all arms have are compared. Raises DataError if runs are unfinished or share no seed.
+    """
+    groups: dict[str, dict[int, RunFolder]] = {}
+    recipes: dict[str, Recipe] = {}
+    for folder in folders:
+        if folder.state != "done":
+            raise DataError(f"{folder.path} is not finished; go on with it by 'weathered train ... --resume'.")
+        recipe = Recipe.from_tree(folder.read_json("run.json")["recipe"], str(folder.path))
+        key = replace(recipe, data=replace(recipe.data, seed=None)).with_settings(seed=0).hash
+        groups.setdefault(key, {})[recipe.settings.seed] = folder
+        recipes.setdefault(key, recipe)
+    seeds = sorted(set.intersection(*(set(runs) for runs in groups.values())))
+    if not seeds:
+        raise DataError("the runs share no seed, so they cannot be compared; report on them one by one.")
+    arms = []
+    for number, (key, runs) in enumerate(groups.items(), 1):
+        use = recipes[key].use
+        name = "+".join(use) or "cross-entropy"
+        taken = [arm.name for arm in arms]
+        unique = f"{name} ({number})" if name in taken else name
+        arms.append(_collect(unique, use, [runs[seed] for seed in seeds]))
+    first = next(iter(recipes.values()))
+    return CompareResult(tuple(arms), arms[0].name, tuple(seeds), first, out, {})
 
 
 def _collect(name: str, use: tuple[str, ...], folders: list[RunFolder]) -> Arm:

@@ -1,6 +1,8 @@
 """What train, compare and report do once their options are a recipe."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +13,12 @@ from rich.table import Table
 from weathered.assemble import build_parts, resolve
 from weathered.audit.result import plain
 from weathered.cli.progress import sweep_progress, training_progress
-from weathered.comparison import METRIC, CompareResult, compare, parse_arms
-from weathered.core.errors import WeatheredError
+from weathered.comparison import METRIC, CompareResult, compare, comparison_of, parse_arms, read_comparison
+from weathered.core.errors import SpecError, WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
-from weathered.store import RunFolder, find_runs
+from weathered.report.collect import report_on_comparison
+from weathered.store import find_runs
 from weathered.sweep import Launcher
 from weathered.training import build_run, resolved_head, train
 
@@ -85,7 +88,7 @@ def compare_arms(
             workers=workers,
             watcher=watch,
         )
-    path = report_on_comparison(result, report or result.path / "report.html")
+    path = report_on_comparison(result, report or result.path / "report.html", [command_line()])
     if as_json:
         typer.echo(json.dumps({**plain(result.to_json()), "report": str(path)}, indent=2))
     else:
@@ -121,9 +124,14 @@ def ranking_table(result: CompareResult) -> Table:
 
 def report_on(paths: list[Path], out: Path, as_json: bool) -> None:
     """Write a report on run folders, or on the comparison that a folder holds."""
-    path = report_on_runs([run for run in _runs(paths) if run.state == "done"], paths, out)
+    comparisons = [path for path in paths if (path / "comparison.json").exists()]
+    if len(comparisons) > 1 or (comparisons and len(paths) > 1):
+        raise SpecError("a report covers one comparison, or runs; give one comparison folder, or run folders.")
+    result = read_comparison(comparisons[0]) if comparisons else comparison_of(find_runs(paths), out.parent)
+    path = report_on_comparison(result, out, [command_line()])
     typer.echo(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
-def _runs(paths: list[Path]) -> list[RunFolder]:
-    return [] if any((path / "comparison.json").exists() for path in paths) else find_runs(paths)
+def command_line() -> str:
+    """The command that is running, as a user would type it."""
+    return shlex.join(["weathered", *sys.argv[1:]])

@@ -1,0 +1,122 @@
+"""From finished runs to what a report shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from weathered.assemble import resolve
+from weathered.comparison import METRIC, Arm, CompareResult
+from weathered.data.prepare import prepare
+from weathered.recipe import Recipe
+from weathered.report.build import build_report
+from weathered.report.model import ArmAudit, Curve, Method, ReportArm, ReportInput, WorstSample
+from weathered.stats import mean_interval
+from weathered.store import RunFolder
+
+WORST = 24
+"""Samples shown as pictures."""
+
+
+def report_on_comparison(result: CompareResult, path: Path, commands: Sequence[str] = ()) -> Path:
+    """Write the HTML report of a comparison, or of a single run, and return its path."""
+    best = result.ranking()[0]
+    record = best.folders[0].read_json("run.json")
+    single = len(result.arms) == 1
+    shown = [arm for arm in (best, result.arm(result.baseline)) if arm.values]
+    worst, title = worst_samples(best.folders[0])
+    report = ReportInput(
+        title="Training report"
+        if single
+        else f"{len(result.arms)} ways to train on {record['recipe']['data']['train']}",
+        metric=f"test {METRIC} after the last epoch",
+        data=describe_data(record),
+        arms=tuple(report_arm(result, arm) for arm in result.arms),
+        baseline=None if single else result.baseline,
+        test_curves=tuple(curve for arm in result.arms if (curve := curve_of(arm, "test_accuracy"))),
+        loss_curves=tuple(curve for arm in result.arms if (curve := curve_of(arm, "train_loss"))),
+        audits=tuple(
+            ArmAudit(name, audit)
+            for name, folder in {arm.name: arm.folders[0] for arm in shown}.items()
+            for audit in folder.read_json("audit.json").values()
+        ),
+        worst=worst,
+        worst_title=title,
+        recipe={key: value for key, value in record["resolved"].items() if key != "use"},
+        environment={
+            **record["versions"],
+            "python": record["python"],
+            "platform": record["platform"],
+            "device": record["device"],
+            "threads": record["threads"],
+        },
+        commands=tuple(commands),
+        notes=(
+            *record["data_notes"],
+            f"Audits and pictures are those of seed {result.seeds[0]}; the ranking is over all {len(result.seeds)}.",
+            *(f"Run {name} failed: {error}" for name, error in result.failed.items()),
+        ),
+    )
+    return build_report(report, path)
+
+
+def describe_data(record: dict) -> str:
+    """The data of a run in words."""
+    source, size, classes = record["recipe"]["data"]["train"], record["train_size"], len(record["classes"])
+    return f"{source}, {size} training samples of {classes} classes"
+
+
+def report_arm(result: CompareResult, arm: Arm) -> ReportArm:
+    return ReportArm(
+        name=arm.name,
+        methods=tuple(Method(use.slug, use.options) for use in resolve((*result.recipe.use, *arm.use))),
+        values=tuple(arm.values[METRIC]),
+        estimate=arm.estimate(),
+        seconds=sum(arm.seconds) / len(arm.seconds),
+        comparison=None if arm.name == result.baseline else result.against_baseline(arm),
+    )
+
+
+def curve_of(arm: Arm, key: str) -> Curve | None:
+    """A line of metrics.jsonl over epochs, mean and interval over seeds; None if it was never written."""
+    runs = [{line["epoch"]: line[key] for line in folder.metrics() if key in line} for folder in arm.folders]
+    epochs = sorted(set.intersection(*(set(run) for run in runs)))
+    if not epochs:
+        return None
+    estimates = [mean_interval([run[epoch] for run in runs]) for epoch in epochs]
+    several = len(runs) > 1
+    return Curve(
+        arm.name,
+        tuple(float(epoch) for epoch in epochs),
+        tuple(e.value for e in estimates),
+        tuple(e.low for e in estimates) if several else None,
+        tuple(e.high for e in estimates) if several else None,
+    )
+
+
+def worst_samples(folder: RunFolder, count: int = WORST) -> tuple[tuple[WorstSample, ...], str]:
+    """The training samples whose given label the run finds least probable, with pictures, and a title for them."""
+    table = pq.read_table(folder.path / "per_sample.parquet", filters=[("split", "=", "train")]).to_pydict()
+    order = np.argsort(np.asarray(table["label_probability"]), kind="stable")[:count]
+    recipe = Recipe.from_tree(folder.read_json("run.json")["recipe"])
+    train = prepare(recipe).train
+    pictures = train.inputs.fetch(torch.as_tensor(order)) if train.is_image else None
+    names = train.class_names
+    samples = []
+    for position, row in enumerate(order.tolist()):
+        clean = table["clean_label"][row]
+        truth = None if train.clean_labels is None else names[clean] if clean >= 0 else "none of the classes"
+        samples.append(
+            WorstSample(
+                name=f"row {table['index'][row]}",
+                label=names[table["label"][row]],
+                predicted=names[table["predicted"][row]],
+                loss=table["loss"][row],
+                confidence=table["confidence"][row],
+                truth=truth,
+                image=None if pictures is None else pictures[position].numpy(),
+            )
+        )
+    return tuple(samples), "Training samples whose label the best model doubts most"
