@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from weathered.audit.result import plain
 from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
-from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison
+from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison, share_interval
 from weathered.store import RunFolder, write_atomic
 from weathered.sweep import Launcher, Watcher, run_all
 from weathered.training import build_run
@@ -31,7 +32,8 @@ class Arm:
     seconds: list[float]
 
     def estimate(self, metric: str = METRIC) -> Estimate:
-        return mean_interval(self.values[metric])
+        """Mean over seeds and its interval; that of a share is cut to [0, 1]."""
+        return share_interval(self.values[metric]) if metric == METRIC else mean_interval(self.values[metric])
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def parse_arms(text: str) -> dict[str, tuple[str, ...]]:
     """`ce,logitclip,jocor:co_lambda=0.9,ramp=0.1+mixup` to arm name -> methods.
 
     A comma separates arms unless what follows is `key=value`, which belongs to the method before it; `+` joins the
-    methods of one arm. Raises SpecError for an empty or repeated arm.
+    methods of one arm. An arm is named after its methods, with their options where two arms would share a name.
+    Raises SpecError for an empty or repeated arm.
     """
     arms: list[str] = []
     for item in text.split(","):
@@ -102,7 +105,9 @@ def parse_arms(text: str) -> dict[str, tuple[str, ...]]:
         if arm in named:
             raise SpecError(f"--arms names '{arm}' twice.")
         named[arm] = tuple(part.strip() for part in re.split(r"\+(?=\s*[A-Za-z])", arm))
-    return named
+    short = {arm: "+".join(part.partition(":")[0] for part in use) for arm, use in named.items()}
+    counts = Counter(short.values())
+    return {short[arm] if counts[short[arm]] == 1 else arm: use for arm, use in named.items()}
 
 
 def plan(recipe: Recipe, arms: dict[str, tuple[str, ...]], seeds: Sequence[int]) -> dict[str, list[Recipe]]:

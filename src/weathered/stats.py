@@ -28,6 +28,12 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
     return Estimate(mean, mean - half, mean + half, len(array))
 
 
+def share_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """The `mean_interval` of shares, cut to [0, 1]."""
+    estimate = mean_interval(values, confidence)
+    return estimate._replace(low=max(0.0, estimate.low), high=min(1.0, estimate.high))
+
+
 def proportion_interval(successes: float, n: int, confidence: float = 0.95) -> Estimate:
     """A share of n independent samples with Wilson's score interval (Wilson, JASA 1927)."""
     if n < 1 or not 0 <= successes <= n:

@@ -13,7 +13,7 @@ from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.build import build_report
 from weathered.report.model import ArmAudit, Curve, Method, ReportArm, ReportInput, WorstSample
-from weathered.stats import mean_interval
+from weathered.stats import mean_interval, share_interval
 from weathered.store import RunFolder
 
 WORST = 24
@@ -85,7 +85,8 @@ def curve_of(arm: Arm, key: str) -> Curve | None:
     epochs = sorted(set.intersection(*(set(run) for run in runs)))
     if not epochs:
         return None
-    estimates = [mean_interval([run[epoch] for run in runs]) for epoch in epochs]
+    interval = share_interval if key == "test_accuracy" else mean_interval
+    estimates = [interval([run[epoch] for run in runs]) for epoch in epochs]
     several = len(runs) > 1
     return Curve(
         arm.name,
