@@ -32,7 +32,7 @@ def jeffreys_divergence(first: Float[Tensor, "B C"], second: Float[Tensor, "B C"
     """KL(p || q) + KL(q || p) per row, in nats, for p = softmax(first) and q = softmax(second).
 
     first, second (B, C): logits, any real numbers, C >= 2. Returns (B,), >= 0, symmetric, 0 where the softmaxes agree.
-    Raises ValueError if the shapes differ or there is only one class. Source: Wei et al., CVPR 2020, eq. 4.
+    Raises ValueError if the shapes differ or there is only one class. Source: Wei et al., CVPR 2020.
     """
     if first.ndim != 2 or first.shape != second.shape or first.shape[1] < 2:
         raise ValueError(
@@ -51,7 +51,7 @@ def jocor_losses(
 
     supervised (B,): the sum of both networks' losses against the labels. first, second (B, C): their logits.
     co_lambda in [0, 1]. Gradients reach both networks through both terms.
-    Raises ValueError for another co_lambda or shapes that do not fit. Source: Wei et al., CVPR 2020, eq. 1.
+    Raises ValueError for another co_lambda or shapes that do not fit. Source: Wei et al., CVPR 2020.
     """
     _check_range("co_lambda", co_lambda, 0 <= co_lambda <= 1, "[0, 1]")
     divergence = jeffreys_divergence(first, second)
