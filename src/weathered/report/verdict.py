@@ -1,0 +1,194 @@
+"""The verdict in plain words: what was compared, which arm wins, by how much, and whether that is more than seed noise.
+
+A difference counts as more than seed noise if its 95 % interval excludes 0 and its p-value stays at or below 0.05 after
+Holm's correction for the number of arms compared (Holm, Scandinavian Journal of Statistics 1979), since the best of
+many arms looks good by chance.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from weathered.report.model import ReportArm, ReportInput
+from weathered.report.text import Unit, finite, p_value
+from weathered.stats import Comparison, paired_comparison
+
+LEVEL = 0.05
+FEW_SEEDS = 5
+
+
+class Verdict(NamedTuple):
+    """One sentence to remember, the sentences that support it, and how sure it is."""
+
+    headline: str
+    sentences: tuple[str, ...]
+    tone: Literal["clear", "unclear", "single"]
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values corrected for their number, name -> p in [0, 1], by Holm's step-down rule."""
+    corrected, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = largest
+    return corrected
+
+
+def corrected_p(report: ReportInput) -> dict[str, float]:
+    """Holm's p-value of each arm that is compared with the baseline."""
+    return holm({arm.name: arm.comparison.p_value for arm in report.arms if arm.comparison is not None})
+
+
+def more_than_noise(comparison: Comparison, corrected: float) -> bool:
+    """Whether a paired difference can be told from seed noise, after correction."""
+    return comparison.difference.n > 1 and comparison.excludes_zero and corrected <= LEVEL
+
+
+def verdict(report: ReportInput) -> Verdict:
+    """The verdict on a comparison, or the result of a single run."""
+    if len(report.arms) == 1:
+        return _single(report)
+    unit, ranking = Unit.of(report.percent), report.ranking()
+    baseline = next(arm for arm in report.arms if arm.name == report.baseline)
+    best = ranking[0]
+    leader = best if best is not baseline else ranking[1]
+    comparison, corrected = _of(leader), corrected_p(report)
+    clear = more_than_noise(comparison, corrected[leader.name])
+    gap = unit.gap(comparison.difference.value)
+    n = comparison.difference.n
+    if n == 1:
+        headline = f"One seed cannot tell: {_lead(best, baseline, leader, gap)}."
+    elif best is baseline:
+        tail = f"the best of them, {leader.name}, is {gap} behind" + ("." if clear else ", within seed noise.")
+        headline = f"No arm beats {baseline.name}: {tail}"
+    elif clear:
+        headline = f"{best.name} beats {baseline.name} by {gap}, more than seed noise{_rival(ranking, baseline)}."
+    else:
+        headline = f"No clear winner: {best.name} is {gap} ahead of {baseline.name}, which may be seed noise."
+    sentences = [
+        f"{len(report.arms)} arms were compared on {report.data} by {report.metric}, "
+        f"{_seeds(len(baseline.values))} each, against the baseline {baseline.name}.",
+        _numbers(leader, baseline, corrected, unit),
+        *_runner_up(ranking, baseline, unit),
+        *_groups(report, corrected),
+        *_power(comparison, unit),
+    ]
+    return Verdict(headline, tuple(sentences), "clear" if clear else "unclear")
+
+
+def _of(arm: ReportArm) -> Comparison:
+    if arm.comparison is None:
+        raise ValueError(f"arm '{arm.name}' has no comparison with the baseline")
+    return arm.comparison
+
+
+def _seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def _lead(best: ReportArm, baseline: ReportArm, leader: ReportArm, gap: str) -> str:
+    if best is baseline:
+        return f"{baseline.name} is {gap} ahead of {leader.name}"
+    return f"{best.name} is {gap} ahead of {baseline.name}"
+
+
+def _numbers(leader: ReportArm, baseline: ReportArm, corrected: Mapping[str, float], unit: Unit) -> str:
+    comparison = _of(leader)
+    difference = comparison.difference
+    text = (
+        f"{leader.name} reaches {unit.value(leader.estimate.value)}, {baseline.name} "
+        f"{unit.value(baseline.estimate.value)}: a difference of {unit.signed(difference.value)}{unit.difference}"
+    )
+    if difference.n == 1:
+        return text + " on 1 seed, so neither an interval nor a p-value can be given."
+    text += (
+        f" (95 % interval {unit.interval(difference.low, difference.high, signed=True)}, paired over "
+        f"{_seeds(difference.n)}, {p_value(comparison.p_value)}"
+    )
+    count = len(corrected)
+    return text + (f"; {p_value(corrected[leader.name])} allowing for {count} comparisons)." if count > 1 else ").")
+
+
+def _second(ranking: Sequence[ReportArm], baseline: ReportArm) -> tuple[ReportArm, Comparison] | None:
+    """The second arm and the best arm's lead over it, where neither is the baseline and the seeds are paired."""
+    best, second = ranking[:2]
+    if baseline in (best, second) or len(best.values) != len(second.values) or len(best.values) < 2:
+        return None
+    return second, paired_comparison(best.values, second.values)
+
+
+def _rival(ranking: Sequence[ReportArm], baseline: ReportArm) -> str:
+    found = _second(ranking, baseline)
+    return f"; {found[0].name} may be as good" if found and not found[1].excludes_zero else ""
+
+
+def _runner_up(ranking: Sequence[ReportArm], baseline: ReportArm, unit: Unit) -> list[str]:
+    found = _second(ranking, baseline)
+    if found is None:
+        return []
+    second, (difference, p) = found
+    told = "may be seed noise" if not found[1].excludes_zero else "is more than seed noise"
+    return [
+        f"Its lead over the second, {second.name}, is {unit.gap(difference.value)} (95 % interval of the difference "
+        f"{unit.interval(difference.low, difference.high, signed=True)}, {_seeds(difference.n)}, {p_value(p)}) and "
+        f"{told}."
+    ]
+
+
+def _groups(report: ReportInput, corrected: Mapping[str, float]) -> list[str]:
+    if len(corrected) < 2:
+        return []
+    sign = 1 if report.higher_is_better else -1
+    better, worse, open_ = [], [], []
+    for arm in report.ranking():
+        if arm.comparison is None:
+            continue
+        if not more_than_noise(arm.comparison, corrected[arm.name]):
+            open_.append(arm.name)
+        elif sign * arm.comparison.difference.value > 0:
+            better.append(arm.name)
+        else:
+            worse.append(arm.name)
+    parts = [("Better", "than"), ("Worse", "than"), ("Not to be told apart", "from")]
+    listed = zip(parts, (better, worse, open_), strict=True)
+    return [
+        f"{words} {link} {report.baseline} after correction for {len(corrected)} comparisons: {', '.join(names)}."
+        for (words, link), names in listed
+        if names
+    ]
+
+
+def _power(comparison: Comparison, unit: Unit) -> list[str]:
+    difference = comparison.difference
+    if difference.n == 1:
+        return ["A single seed says nothing about seed noise: run at least 3 seeds, better 5 or more."]
+    if difference.n >= FEW_SEEDS:
+        return []
+    half = (difference.high - difference.low) / 2
+    return [
+        f"{_seeds(difference.n)} are few: a difference under about {unit.gap(half)} could not have been told from "
+        "noise here. More seeds narrow the intervals."
+    ]
+
+
+def _single(report: ReportInput) -> Verdict:
+    arm, unit = report.arms[0], Unit.of(report.percent)
+    headline = f"{arm.name} reaches {unit.value(arm.estimate.value)} {report.metric}."
+    sentences = [f"One arm was trained on {report.data}, {_seeds(len(arm.values))}; there is nothing to compare with."]
+    if arm.estimate.n > 1:
+        sentences.append(
+            f"The 95 % interval over {_seeds(arm.estimate.n)} is {unit.interval(arm.estimate.low, arm.estimate.high)}."
+        )
+    else:
+        sentences += _sampling(report, unit)
+        sentences.append("One seed says nothing about how much the result changes from run to run.")
+    return Verdict(headline, tuple(sentences), "single")
+
+
+def _sampling(report: ReportInput, unit: Unit) -> list[str]:
+    """The interval over test samples, where an audit measured the same metric on this one run."""
+    for audit in report.audits:
+        found = audit.result.get("summary", {}).get(report.metric.removeprefix("test "))
+        if found and finite(found["low"]) and finite(found["high"]):
+            span = unit.interval(found["low"], found["high"])
+            return [f"The 95 % interval over {found['n']} test samples is {span}."]
+    return []

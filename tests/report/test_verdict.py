@@ -1,0 +1,157 @@
+"""The verdict: who wins, by how much, and whether seed noise could have done it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from synthetic_report import arms
+
+from weathered.report.model import ReportArm, ReportInput
+from weathered.report.verdict import corrected_p, holm, verdict
+from weathered.stats import mean_interval, paired_comparison
+
+
+def report(values: dict[str, list[float]], **changes) -> ReportInput:
+    """A comparison of these values per seed; the first arm is the baseline."""
+    baseline = next(iter(values))
+    found = tuple(
+        ReportArm(
+            name,
+            (),
+            tuple(v),
+            mean_interval(v),
+            1.0,
+            None if name == baseline else paired_comparison(v, values[baseline]),
+        )
+        for name, v in values.items()
+    )
+    settings = {"title": "t", "metric": "accuracy", "data": "digits", "baseline": baseline} | changes
+    return ReportInput(arms=found, **settings)
+
+
+def test_clear_winner_with_numbers():
+    found = verdict(report({"ce": [0.80, 0.81, 0.82], "a": [0.851, 0.859, 0.87]}))
+    assert found.headline == "a beats ce by 5.0 points, more than seed noise."
+    assert found.tone == "clear"
+    assert "a reaches 86.0 %, ce 81.0 %" in found.sentences[1]
+    assert "95 % interval +4.8 to +5.2" in found.sentences[1]
+    assert "3 seeds" in found.sentences[1]
+    assert "allowing for" not in found.sentences[1]
+
+
+def test_seed_noise_is_called_seed_noise():
+    found = verdict(report({"ce": [0.80, 0.86, 0.82], "a": [0.84, 0.83, 0.85]}))
+    assert found.headline == "No clear winner: a is 1.3 points ahead of ce, which may be seed noise."
+    assert found.tone == "unclear"
+
+
+def test_one_seed_never_decides():
+    found = verdict(report({"ce": [0.1], "a": [0.9]}))
+    assert found.headline == "One seed cannot tell: a is 80.0 points ahead of ce."
+    assert any("at least 3 seeds" in sentence for sentence in found.sentences)
+    assert not any("p = " in s or "inf" in s or "nan" in s for s in found.sentences)
+
+
+def test_baseline_can_win():
+    far = verdict(report({"ce": [0.90, 0.91, 0.92], "a": [0.80, 0.81, 0.821]}))
+    assert far.headline == "No arm beats ce: the best of them, a, is 10.0 points behind."
+    near = verdict(report({"ce": [0.90, 0.91, 0.95], "a": [0.91, 0.93, 0.88]}))
+    assert near.headline == "No arm beats ce: the best of them, a, is 1.3 points behind, within seed noise."
+    assert near.tone == "unclear"
+
+
+def test_the_best_of_many_arms_needs_more():
+    """Alone the difference excludes 0; among twenty arms as good as the baseline it does not count."""
+    values = {"ce": [0.80, 0.81, 0.82], "a": [0.82, 0.835, 0.845]}
+    assert verdict(report(values)).tone == "clear"
+    noise = np.random.default_rng(0).normal(0.79, 0.01, (20, 3))
+    many = values | {f"arm {i}": row.tolist() for i, row in enumerate(noise)}
+    found = verdict(report(many))
+    assert found.headline.startswith("No clear winner: a is 2.3 points ahead")
+    assert "allowing for 21 comparisons" in found.sentences[1]
+
+
+def test_a_rival_is_named():
+    found = verdict(report({"ce": [0.80, 0.81, 0.82], "a": [0.90, 0.91, 0.93], "b": [0.91, 0.90, 0.92]}))
+    assert found.headline == "a beats ce by 10.3 points, more than seed noise; b may be as good."
+    assert any("lead over the second, b, is 0.3 points" in sentence for sentence in found.sentences)
+
+
+def test_lower_is_better():
+    values = {"ce": [0.80, 0.81, 0.82], "a": [0.70, 0.712, 0.72], "b": [0.9, 0.911, 0.92]}
+    found = verdict(report(values, higher_is_better=False, percent=False))
+    assert found.headline == "a beats ce by 0.099, more than seed noise."
+    assert "Better than ce after correction for 2 comparisons: a." in found.sentences
+    assert "Worse than ce after correction for 2 comparisons: b." in found.sentences
+
+
+def test_few_seeds_are_called_few_and_many_are_not():
+    assert any("3 seeds are few" in sentence for sentence in verdict(make(3)).sentences)
+    assert not any("are few" in sentence for sentence in verdict(make(8)).sentences)
+
+
+def make(seeds: int) -> ReportInput:
+    return ReportInput("t", "accuracy", "digits", arms(seeds), "ce")
+
+
+def test_single_run_has_a_result_and_no_winner():
+    arm = ReportArm("ce", (), (0.9, 0.91), mean_interval([0.9, 0.91]), 1.0)
+    found = verdict(ReportInput("t", "accuracy", "digits", (arm,)))
+    assert found.headline == "ce reaches 90.5 % accuracy."
+    assert found.tone == "single"
+    assert any("95 % interval over 2 seeds" in sentence for sentence in found.sentences)
+
+
+def test_single_run_of_one_seed_gives_the_interval_over_samples():
+    from synthetic_report import single_report
+
+    found = verdict(single_report())
+    assert any("over 600 test samples" in sentence for sentence in found.sentences)
+    assert any("One seed says nothing" in sentence for sentence in found.sentences)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_the_step_down_rule_rejects(p_values):
+    named = {str(i): p for i, p in enumerate(p_values)}
+    corrected = holm(named)
+    order = sorted(named, key=lambda name: named[name])
+    rejecting = True
+    for rank, name in enumerate(order):
+        rejecting = rejecting and (len(order) - rank) * named[name] <= 0.05
+        assert (corrected[name] <= 0.05) == rejecting
+        assert named[name] <= corrected[name] <= min(1.0, len(order) * named[name]) + 1e-15
+
+
+def test_false_winners_are_rare():
+    """Four arms equal to the baseline: some arm is called a winner in at most about 5 % of comparisons."""
+    rng, runs = np.random.default_rng(0), 200
+    called = sum(
+        verdict(report({name: rng.normal(0.8, 0.01, 5).tolist() for name in ("ce", "a", "b", "c", "d")})).headline.find(
+            "beats ce by"
+        )
+        > 0
+        for _ in range(runs)
+    )
+    assert called / runs <= stats.binom.ppf(0.999, runs, 0.05) / runs
+
+
+def test_corrected_p_leaves_the_baseline_out():
+    assert set(corrected_p(make(3))) == {"logitclip", "jocor", "mixup", "ldam+drw"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ()}, "at least one arm"),
+        ({"arms": arms() * 2}, "different names"),
+        ({"baseline": "nope"}, "'nope' is not among the arms"),
+        ({"arms": (replace(arms()[0], values=()), *arms()[1:])}, "'ce' has no values"),
+        ({"baseline": "jocor"}, "'ce' is not the baseline"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(make(3), **changes)
