@@ -7,6 +7,7 @@ Nothing is removed on its own: the folder may be deleted at any time.
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def materialise(
     if not isinstance(whole, StreamInputs) or not isinstance(inputs, StreamInputs):
         return chosen
     folder = default_cache_dir() if cache_dir is None else cache_dir
-    each = int(np.prod(whole.shape))
+    each = math.prod(inputs.shape)
     if len(inputs) * each > memory_limit_bytes:
         return _streamed(chosen, inputs, folder, skip_bad)
     fits_whole = len(whole) * each <= memory_limit_bytes

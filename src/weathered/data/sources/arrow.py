@@ -14,6 +14,7 @@ from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.labels import LabelCoder, choose_column
 from weathered.data.sources.options import ReadOptions
+from weathered.data.sources.tables import TableInputs
 
 
 def declared_features(schema: pa.Schema) -> dict[str, Any]:
@@ -89,9 +90,15 @@ def table_dataset(table: pa.Table, features: Mapping[str, Any], options: ReadOpt
     """
     columns = table.column_names
     labels = read_labels(table, columns, features, options, name)
-    inputs = [c for c in columns if c not in labels.used]
+    inputs = [c for c in columns if c not in labels.used and c not in options.not_features]
     if not inputs:
         raise DataError(f"{name}: there are no feature columns besides {', '.join(sorted(labels.used))}.")
+    unused = next((c for c in inputs if c in ("label", "labels", "target", "class")), None)
+    if unused is not None:
+        raise DataError(
+            f"{name}: the column '{unused}' would become a feature and give the answer away; name it as --clean-column "
+            "or drop it."
+        )
     x = np.empty((len(table), len(inputs)), dtype=np.float32)
     for i, column in enumerate(inputs):
         values = table[column]
@@ -107,4 +114,5 @@ def table_dataset(table: pa.Table, features: Mapping[str, Any], options: ReadOpt
                 f"{name}: the feature '{column}' is missing, NaN or infinite in row {int(wrong.argmax())}; fill it in "
                 "or drop the row."
             )
-    return Dataset.of(torch.from_numpy(x), labels.labels, labels.names, name=name, clean_labels=labels.clean)
+    rows = TableInputs(torch.from_numpy(x), tuple(inputs))
+    return Dataset(rows, labels.labels, labels.names, name=name, clean_labels=labels.clean)

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions
+from weathered.data.sources.tables import same_columns
 from weathered.data.splits import random_subset, stratified_split
 from weathered.data.stream import StreamInputs
 
@@ -95,6 +97,8 @@ def load_pair(
     name = _parse(spec)[0]
     if test_spec is None and name not in HAVE_TEST_SPLIT:
         kept, held = stratified_split(whole.labels, test_fraction, generator(seed, "test split"))
+        # one look at the whole, so that both parts agree on grey or colour
+        _ = whole.inputs.shape
         test_source, note = whole, f"The test set is {len(held)} of {len(whole)} rows, the same share of each class."
     else:
         kept, held, note = torch.arange(len(whole)), None, None
@@ -108,8 +112,11 @@ def load_pair(
             dataset, index, skip_bad=skip_bad, cache_dir=cache_dir, memory_limit_bytes=memory_limit_bytes
         )
 
-    train = finish(_note_limit(whole, len(kept), limit), None if everything else chosen)
+    whole = _note_limit(whole, len(kept), limit)
+    train = finish(whole, None if everything else chosen)
     test = finish(_with_channels(test_source, train), held)
+    if train.is_image and train.inputs.shape[0] < test.inputs.shape[0]:
+        train = finish(_with_channels(whole, test), None if everything else chosen)
     if train.inputs.shape != test.inputs.shape:
         raise DataError(
             f"the training inputs are {train.inputs.shape}, the test inputs {test.inputs.shape}"
@@ -120,28 +127,26 @@ def load_pair(
 
 
 def _read_test(spec: str, train: Dataset, options: ReadOptions, label_column: str | None, own_split: bool) -> Dataset:
-    def read(label: str | None, clean: str | None) -> Dataset:
-        return _read(
-            spec,
-            ReadOptions(
-                label, clean, train.class_names, options.image_size, options.root, own_split, options.memory_limit_bytes
-            ),
-        )
+    labelling = frozenset(c for c in (options.label_column, options.clean_column) if c is not None)
+    base = replace(options, clean_column=None, class_names=train.class_names, test=own_split, not_features=labelling)
+
+    def read(column: str | None) -> Dataset:
+        return same_columns(_read(spec, replace(base, label_column=column)), train)
 
     if label_column is not None:
-        return read(label_column, None)
+        return read(label_column)
     for column in dict.fromkeys((options.clean_column, options.label_column)):
         if column is not None:
             try:
-                return read(column, None)
+                return read(column)
             except MissingColumn:
                 continue
-    return read(None, None)
+    return read(None)
 
 
-def _with_channels(dataset: Dataset, train: Dataset) -> Dataset:
-    """Grey test images as three equal channels where the training images have colour."""
-    if not (dataset.is_image and train.is_image and dataset.inputs.shape[0] == 1 and train.inputs.shape[0] == 3):
+def _with_channels(dataset: Dataset, other: Dataset) -> Dataset:
+    """Grey images as three equal channels where those of the other set have colour."""
+    if not (dataset.is_image and other.is_image and dataset.inputs.shape[0] == 1 and other.inputs.shape[0] == 3):
         return dataset
     inputs = dataset.inputs
     if isinstance(inputs, StreamInputs):

@@ -11,7 +11,8 @@ from weathered.data.labels import MissingColumn
 class ReadOptions:
     """label_column, clean_column: columns of labels and of the truth. class_names: of the training set, when a test
     set is read. image_size: side to which images are resized. root: folder of downloaded files. test: whether the
-    test split is wanted, where a source has one. memory_limit_bytes: arrays above it are refused.
+    test split is wanted, where a source has one. memory_limit_bytes: arrays above it are refused. not_features: label
+    columns of the training table, which are no features of a test table either.
     """
 
     label_column: str | None = None
@@ -21,6 +22,7 @@ class ReadOptions:
     root: Path | None = None
     test: bool = False
     memory_limit_bytes: int = 2 << 30
+    not_features: frozenset[str] = frozenset()
 
 
 def existing_file(rest: str, source: str) -> Path:
