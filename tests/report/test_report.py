@@ -229,7 +229,12 @@ def test_numbers_as_text():
     assert [number(v) for v in (3, 12345, 0.12345, -0.5, 1e-5, float("inf"), None)] == [
         "3", "12\u202f345", "0.123", "−0.500", "1e−05", "–", "–",
     ]  # fmt: skip
-    assert [p_value(p) for p in (0.0, 0.0004, 0.0216, 1.0)] == ["p < 0.001", "p < 0.001", "p = 0.022", "p = 1.000"]
+    assert [p_value(p).replace("\u00a0", " ") for p in (0.0, 0.0004, 0.0216, 1.0)] == [
+        "p < 0.001",
+        "p < 0.001",
+        "p = 0.022",
+        "p = 1.000",
+    ]
     assert [seconds(s) for s in (8.44, 59.99, 200, 7500)] == ["8.4 s", "60.0 s", "3 min 20 s", "2 h 05 min"]
     assert cell(0.5).sort == "0.5"
     assert cell("").sort == cell(None).sort == ""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from synthetic_report import arms
+from synthetic_report import arms, single_report
 
 from weathered.report.model import ReportArm, ReportInput
 from weathered.report.verdict import corrected_p, holm, verdict
@@ -52,7 +52,7 @@ def test_one_seed_never_decides():
     found = verdict(report({"ce": [0.1], "a": [0.9]}))
     assert found.headline == "One seed cannot tell: a is 80.0 points ahead of ce."
     assert any("at least 3 seeds" in sentence for sentence in found.sentences)
-    assert not any("p = " in s or "inf" in s or "nan" in s for s in found.sentences)
+    assert not any("p\u00a0=" in s or "inf" in s or "nan" in s for s in found.sentences)
 
 
 def test_baseline_can_win():
@@ -106,8 +106,6 @@ def test_single_run_has_a_result_and_no_winner():
 
 
 def test_single_run_of_one_seed_gives_the_interval_over_samples():
-    from synthetic_report import single_report
-
     found = verdict(single_report())
     assert any("over 600 test samples" in sentence for sentence in found.sentences)
     assert any("One seed says nothing" in sentence for sentence in found.sentences)
@@ -155,3 +153,11 @@ def test_corrected_p_leaves_the_baseline_out():
 def test_bad_input_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(make(3), **changes)
+
+
+def test_interval_over_samples_is_not_that_of_another_value():
+    single = single_report()
+    longer = verdict(replace(single, metric="test accuracy after the last epoch"))
+    assert any("over 600 test samples" in sentence for sentence in longer.sentences)
+    arm = replace(single.arms[0], values=(0.5,), estimate=mean_interval([0.5]))
+    assert not any("test samples" in sentence for sentence in verdict(replace(single, arms=(arm,))).sentences)

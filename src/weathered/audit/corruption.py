@@ -97,16 +97,18 @@ def audit_corruption(
 
 
 def _resolve(corrupt: Corrupt | None, kinds: Sequence[str] | None) -> tuple[Corrupt, tuple[str, ...]]:
-    if corrupt is None:
+    if corrupt is not None:
+        function, found = corrupt, tuple(dict.fromkeys(kinds or ()))
+    else:
         from weathered.data import corruptions
 
-        corrupt, known = corruptions.corrupt, tuple(corruptions.CORRUPTIONS)
-        kinds = known if kinds is None else kinds
-        if unknown := [kind for kind in kinds if kind not in known]:
+        function, known = corruptions.corrupt, tuple(corruptions.CORRUPTIONS)
+        found = known if kinds is None else tuple(dict.fromkeys(kinds))
+        if unknown := [kind for kind in found if kind not in known]:
             raise SpecError(f"unknown corruption '{unknown[0]}', known are: {', '.join(known)}")
-    if not kinds:
+    if not found:
         raise SpecError("expected at least one kind of corruption")
-    return corrupt, tuple(dict.fromkeys(kinds))
+    return function, found
 
 
 def _result(

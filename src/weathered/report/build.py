@@ -144,7 +144,7 @@ def _against(arm: ReportArm, corrected: Mapping[str, float], unit: Unit) -> list
     return [
         difference,
         _shown(unit.interval(low, high, signed=True), low),
-        *(_shown(p_value(p).removeprefix("p ").removeprefix("= "), p) for p in p_values),
+        *(_shown(p_value(p).removeprefix("p\u00a0").removeprefix("=\u00a0"), p) for p in p_values),
     ]
 
 
@@ -154,7 +154,7 @@ def _shown(words: str, value: float) -> Cell:
 
 def _curve_charts(report: ReportInput) -> list[Chart]:
     charts = [
-        (f"{report.metric.capitalize()} over epochs", report.metric, report.test_curves),
+        (f"{report.curve_metric.capitalize()} over epochs", report.curve_metric, report.test_curves),
         ("Training loss over epochs", "mean training loss", report.loss_curves),
     ]
     return [_curve_chart(title, label, curves) for title, label, curves in charts if curves]
@@ -214,7 +214,7 @@ def _glance(audits: Sequence[ArmAudit]) -> View:
     }
     rows = []
     for audit, name in dict.fromkeys((audit, name) for audit, name, _ in found):
-        cells = [Cell(audit, audit, False), Cell(name, name, False)]
+        cells = [Cell(AUDIT_NAMES.get(str(audit), str(audit)), str(audit), False), Cell(name, name, False)]
         for arm in arms:
             value = found.get((audit, name, arm))
             cells.append(Cell("", "", True) if value is None else _with_interval(value))

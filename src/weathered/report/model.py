@@ -74,8 +74,9 @@ class ReportInput:
 
     metric: what `values` measure, in words. data: what it was measured on, in words. percent: the metric is a share in
     [0, 1], shown in per cent. baseline: the arm that others are compared with; None for a single run. arms: in any
-    order. worst: the most suspicious or worst samples, worst first; worst_title: what they are. recipe, environment:
-    nested settings. commands: what reproduces the report. notes: sentences about data and runs.
+    order. curve_metric: what `test_curves` show, in words. worst: the most suspicious or worst samples, worst first;
+    worst_title: what they are. recipe, environment: nested settings. commands: what reproduces the report. notes:
+    sentences about data and runs.
     Raises ValueError if there is no arm, a name repeats, the baseline is not an arm, or an arm has no values.
     """
 
@@ -87,6 +88,7 @@ class ReportInput:
     percent: bool = True
     higher_is_better: bool = True
     test_curves: tuple[Curve, ...] = ()
+    curve_metric: str = "test accuracy"
     loss_curves: tuple[Curve, ...] = ()
     audits: tuple[ArmAudit, ...] = ()
     worst: tuple[WorstSample, ...] = ()

@@ -39,8 +39,8 @@ def interval(low: Any, high: Any, digits: int | None = None) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value with three decimals and its sign, never 0: 'p = 0.021', 'p < 0.001'."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    """A p-value with three decimals and its sign, never 0 and never broken over two lines: 'p = 0.021', 'p < 0.001'."""
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
 
 
 def seconds(value: float) -> str:

@@ -185,10 +185,12 @@ def _single(report: ReportInput) -> Verdict:
 
 
 def _sampling(report: ReportInput, unit: Unit) -> list[str]:
-    """The interval over test samples, where an audit measured the same metric on this one run."""
+    """The interval over test samples, where an audit found this run's value under the first words of the metric."""
+    value, metric = report.arms[0].estimate.value, report.metric.removeprefix("test ")
     for audit in report.audits:
-        found = audit.result.get("summary", {}).get(report.metric.removeprefix("test "))
-        if found and finite(found["low"]) and finite(found["high"]):
-            span = unit.interval(found["low"], found["high"])
-            return [f"The 95 % interval over {found['n']} test samples is {span}."]
+        for name, found in audit.result.get("summary", {}).items():
+            same = f"{metric} ".startswith(f"{name} ") and finite(found["value"]) and abs(found["value"] - value) < 1e-6
+            if same and finite(found["low"]) and finite(found["high"]):
+                span = unit.interval(found["low"], found["high"])
+                return [f"The 95 % interval over {found['n']} test samples is {span}."]
     return []
