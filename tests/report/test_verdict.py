@@ -57,8 +57,8 @@ def test_one_seed_never_decides():
 
 def test_baseline_can_win():
     far = verdict(report({"ce": [0.90, 0.91, 0.92], "a": [0.80, 0.81, 0.821]}))
-    assert far.headline == "No arm beats ce: the best of them, a, is 10.0 points behind."
-    near = verdict(report({"ce": [0.90, 0.91, 0.95], "a": [0.91, 0.93, 0.88]}))
+    assert far.headline == "No arm beats ce: a is 10.0 points behind."
+    near = verdict(report({"ce": [0.90, 0.91, 0.95], "a": [0.91, 0.93, 0.88], "b": [0.1, 0.2, 0.3]}))
     assert near.headline == "No arm beats ce: the best of them, a, is 1.3 points behind, within seed noise."
     assert near.tone == "unclear"
 

@@ -58,8 +58,8 @@ def verdict(report: ReportInput) -> Verdict:
     if n == 1:
         headline = f"One seed cannot tell: {_lead(best, baseline, leader, gap)}."
     elif best is baseline:
-        tail = f"the best of them, {leader.name}, is {gap} behind" + ("." if clear else ", within seed noise.")
-        headline = f"No arm beats {baseline.name}: {tail}"
+        who = leader.name if len(ranking) == 2 else f"the best of them, {leader.name},"
+        headline = f"No arm beats {baseline.name}: {who} is {gap} behind{'.' if clear else ', within seed noise.'}"
     elif clear:
         headline = f"{best.name} beats {baseline.name} by {gap}, more than seed noise{_rival(ranking, baseline)}."
     else:
