@@ -6,6 +6,9 @@ ID inputs are accepted, as in most papers; `fpr_at_ood_recall` is the share of I
 OOD inputs are caught, as in OpenOOD. They are equal only by accident.
 """
 
+from collections.abc import Callable
+from typing import cast
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -13,7 +16,7 @@ from scipy import optimize, stats
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from weathered.scores.base import threshold_at_tpr
+from weathered.scores.base import acceptance_rank, threshold_at_tpr
 from weathered.stats import Estimate
 
 THRESHOLDS = 512
@@ -36,9 +39,10 @@ def auroc(id_scores: Float[Tensor, "N"], ood_scores: Float[Tensor, "M"], confide
     def excess(area: float) -> float:
         return (area - value) ** 2 - z * z * _variance(area, len(id_array), len(ood_array))
 
-    # at the ends of [0, 1] the variance is 0, so the excess is negative only between its two roots
-    low = 0.0 if value <= 0 else float(optimize.brentq(excess, 0.0, value))
-    high = 1.0 if value >= 1 else float(optimize.brentq(excess, value, 1.0))
+    # the variance is 0 at both ends, which are roots of their own; the interval's roots are the inner ones
+    inside = min(max(value, 1e-12), 1 - 1e-12)
+    low = 0.0 if value <= 0 else _root(excess, 0.0, inside)
+    high = 1.0 if value >= 1 else _root(excess, inside, 1.0)
     return Estimate(value, low, high, len(id_array) + len(ood_array))
 
 
@@ -76,8 +80,7 @@ def fpr_at_ood_recall(
 def _share_below(kept: np.ndarray, other: np.ndarray, share: float, confidence: float) -> Estimate:
     """Share of `other` that is <= the threshold below which `share` of `kept` lies."""
     threshold = threshold_at_tpr(torch.from_numpy(kept), share)
-    size, ranked = len(kept), np.sort(kept)
-    rank = int(np.searchsorted(ranked, threshold, side="right"))
+    size, ranked, rank = len(kept), np.sort(kept), acceptance_rank(len(kept), share)
     # the rank-th smallest of `size` bootstrap draws sits at floor(size * U) for U the rank-th of `size` uniforms
     levels = stats.beta.ppf((np.arange(THRESHOLDS) + 0.5) / THRESHOLDS, rank, size - rank + 1)
     places = np.minimum((levels * size).astype(np.int64), size - 1)
@@ -88,10 +91,13 @@ def _share_below(kept: np.ndarray, other: np.ndarray, share: float, confidence: 
         return float(weights @ stats.beta.cdf(x, counts + 0.5, len(other) - counts + 0.5)) / THRESHOLDS
 
     value = float((other <= threshold).mean())
-    low, high = (
-        float(optimize.brentq(lambda x: level(x) - p, 0.0, 1.0)) for p in ((1 - confidence) / 2, (1 + confidence) / 2)
-    )
+    low = _root(lambda x: level(x) - (1 - confidence) / 2, 0.0, 1.0)
+    high = _root(lambda x: level(x) - (1 + confidence) / 2, 0.0, 1.0)
     return Estimate(value, min(low, value) if value > 0 else 0.0, max(high, value) if value < 1 else 1.0, len(other))
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    return cast(float, optimize.brentq(function, low, high))
 
 
 def _arrays(id_scores: Tensor, ood_scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
