@@ -16,11 +16,13 @@ from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
+from weathered.procedures.automix import AutoMix
 from weathered.procedures.jocor import JoCoR
 
 PROCEDURES: Mapping[str, Callable[[], Procedure]] = {
     "supervised": Procedure,
     "jocor": lambda: JoCoR(0.5, 0.4, ramp=0.0),
+    "automix": lambda: AutoMix(momentum=0.5, momentum_end=0.9, mask_weight=1.0, mask_tolerance=0.0),
 }
 
 
