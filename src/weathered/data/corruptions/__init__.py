@@ -1,0 +1,67 @@
+"""Fifteen image corruptions at five severities, in batched tensors, for images from 8x8 to 224x224 and beyond.
+
+The kinds are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations", ICLR 2019. These are our own versions: they work on whole batches, on one or three channels, and
+lengths in pixels scale with the side of the image. Figures measured with them are not the public CIFAR-10-C or
+ImageNet-C figures and must not stand in one table with those.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weathered.core.errors import SpecError
+from weathered.core.spec import near
+from weathered.data.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
+from weathered.data.corruptions.digital import contrast, elastic_transform, pixelate
+from weathered.data.corruptions.jpeg import jpeg_compression
+from weathered.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
+from weathered.data.corruptions.weather import brightness, fog, frost, snow
+
+Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
+"""(x (B, C, H, W) in [0, 1], severity 1 to 5, rng) -> the same shape, in [0, 1]."""
+
+CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
+    {
+        "gaussian_noise": gaussian_noise,
+        "shot_noise": shot_noise,
+        "impulse_noise": impulse_noise,
+        "defocus_blur": defocus_blur,
+        "glass_blur": glass_blur,
+        "motion_blur": motion_blur,
+        "zoom_blur": zoom_blur,
+        "snow": snow,
+        "frost": frost,
+        "fog": fog,
+        "brightness": brightness,
+        "contrast": contrast,
+        "elastic_transform": elastic_transform,
+        "pixelate": pixelate,
+        "jpeg_compression": jpeg_compression,
+    }
+)
+
+
+def corrupt(x: Float[Tensor, "B C H W"], kind: str, severity: int, rng: torch.Generator) -> Float[Tensor, "B C H W"]:
+    """Corrupt a batch. Each image gets its own draws; no image depends on another's pixels.
+
+    x (B, C, H, W) floating, in [0, 1], C 1 or 3; it is left as it is. kind: a key of CORRUPTIONS. severity 1 to 5.
+    rng: the draws depend on it and on the batch size. Returns shape and dtype of x, in [0, 1].
+    Raises SpecError for an unknown kind, ValueError for a wrong severity or images of another kind.
+    """
+    if kind not in CORRUPTIONS:
+        raise SpecError(f"no corruption '{kind}'.{near(kind, CORRUPTIONS)} Known are: {', '.join(CORRUPTIONS)}.")
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
+        raise ValueError(f"images must be floating (B, 1 or 3, H, W), got {x.dtype} of shape {tuple(x.shape)}")
+    if not len(x):
+        return x.clone()
+    low, high = (float(v) for v in x.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}")
+    return CORRUPTIONS[kind](x.float(), severity, rng).to(x.dtype)
+
+
+__all__ = ["CORRUPTIONS", "Corruption", "corrupt"]
