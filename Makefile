@@ -34,7 +34,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: 
+bench:
 	$(MAKE) -C benchmarks
 
 clean:

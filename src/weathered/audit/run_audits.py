@@ -20,7 +20,7 @@ from weathered.core.predict import eval_mode
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load
-from weathered.scores.base import extract
+from weathered.scores.extract import extract
 from weathered.scores.zode import ZODE
 from weathered.training import LoadedRun, truth
 

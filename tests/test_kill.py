@@ -1,0 +1,63 @@
+"""A run killed at random moments and resumed ends with the weights of the uninterrupted one, bit for bit."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from weathered.core.settings import Settings
+from weathered.recipe import DataOptions, Recipe
+from weathered.training import train
+
+METHODS = {
+    "cross-entropy": ("cross-entropy",),
+    "label-smoothing": ("label-smoothing",),
+    "logitclip": ("logitclip",),
+    "mixup": ("mixup",),
+    "cutmix": ("cutmix",),
+    "ldam-drw": ("ldam-drw:start=0.5",),
+    "absgd": ("absgd:temperature=-1.0",),
+    "jocor": ("jocor",),
+    "automix": ("automix:momentum=0.99",),
+    "smoothmix": ("smoothmix:num_noise=2,attack_steps=1",),
+}
+
+
+def recipe_for(name: str) -> Recipe:
+    return Recipe(
+        data=DataOptions(train="digits", limit=300, make=("symmetric:rate=0.3",)),
+        use=METHODS[name],
+        settings=Settings(epochs=6, batch_size=32, evaluations=3, checkpoint_seconds=0),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_ten_kills_change_nothing(name, tmp_path):
+    recipe = recipe_for(name)
+    begun = time.monotonic()
+    whole = train(recipe, tmp_path / "whole")
+    seconds = time.monotonic() - begun
+    moments = random.Random(name)
+    context = multiprocessing.get_context("fork")
+    kills = 0
+    for _ in range(10):
+        child = context.Process(target=train, args=(recipe, tmp_path / "killed"))
+        child.start()
+        child.join(moments.uniform(0.05, 0.35) * seconds)
+        if child.is_alive() and child.pid is not None:
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.join()
+    resumed = train(recipe, tmp_path / "killed")
+    assert kills >= 3, "the run ended before it could be killed; make it longer"
+    expected, found = load_file(whole.weights), load_file(resumed.weights)
+    assert expected.keys() == found.keys()
+    for key in expected:
+        assert expected[key].equal(found[key]), key
+    assert [line["epoch"] for line in resumed.metrics()] == [line["epoch"] for line in whole.metrics()]
+    assert [line["train_loss"] for line in resumed.metrics()] == [line["train_loss"] for line in whole.metrics()]
