@@ -1,0 +1,86 @@
+"""All pairs of training parts run two steps or are refused with a reason; honours equals what is called."""
+
+from itertools import combinations_with_replacement
+
+import pytest
+import torch
+
+from weathered.assemble import build_parts, resolve
+from weathered.core.errors import Incompatible, SpecError
+from weathered.core.fit import fit
+from weathered.core.run import Run
+from weathered.core.settings import Settings
+from weathered.nn.build import build_model
+from weathered.registry import ENTRIES, TRAINING_SLOTS
+
+CHEAP = {
+    "absgd": "absgd:temperature=-2.0",
+    "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
+    "drw": "drw:start=0.5",
+}
+PARTS = [CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in TRAINING_SLOTS]
+
+
+def build_run(specs, dataset):
+    parts = build_parts(resolve(specs), dataset)
+
+    def model(seed):
+        return build_model("cnn_small:width=8", dataset, head=parts.head, seed=seed)
+
+    return Run(model, dataset, settings=Settings(epochs=1, batch_size=16), **parts.slots)
+
+
+@pytest.fixture(scope="module")
+def tiny(digits):
+    return digits.select(torch.arange(64))
+
+
+@pytest.mark.parametrize("pair", list(combinations_with_replacement(PARTS, 2)), ids="+".join)
+def test_a_pair_runs_or_is_refused(pair, tiny):
+    specs = list(dict.fromkeys(pair))
+    try:
+        run = build_run(specs, tiny)
+    except (Incompatible, SpecError) as refusal:
+        message = str(refusal)
+        assert any(way in message for way in ("Drop one", "Remove", "before", "To provide it")), message
+        return
+    before = torch.cat([p.detach().flatten().clone() for p in run.parameters])
+    fit(run, max_steps=2)
+    after = torch.cat([p.detach().flatten() for p in run.parameters])
+    assert torch.isfinite(after).all()
+    assert not torch.equal(before, after)
+    for slot, part in run.parts:
+        assert run.used[id(part)] >= (1 if slot == "sampler" else 2)
+
+
+def test_every_part_runs_alone_and_some_pairs_are_refused(tiny):
+    refused = 0
+    for specs in combinations_with_replacement(PARTS, 2):
+        try:
+            build_run(list(dict.fromkeys(specs)), tiny)
+        except (Incompatible, SpecError):
+            assert specs[0] != specs[1], f"{specs[0]} is refused alone"
+            refused += 1
+    assert 0 < refused < len(PARTS) ** 2 / 2
+
+
+@pytest.mark.parametrize("procedure", [e.slug for e in ENTRIES if e.slot == "procedure"])
+def test_honours_equals_what_is_called(procedure, tiny):
+    """Each slot that a procedure declares is really called, and no part is called in a slot that it does not."""
+    fillers = {"loss": "label-smoothing", "reweight": "drw:start=0.0", "transform": "crop-flip", "stepper": "plain"}
+    reasons: list[tuple[str, str]] = []
+    for slot, filler in fillers.items():
+        specs = [CHEAP.get(procedure, procedure), filler]
+        try:
+            run = build_run(specs, tiny)
+        except Incompatible as refusal:
+            reasons.append((slot, str(refusal)))
+            run = build_run(specs[:1], tiny)
+            assert slot not in run.procedure.traits.honours
+            fit(run, max_steps=1)
+            if slot == "loss":
+                assert not run.used[id(run.loss_part)]
+            continue
+        assert slot in run.procedure.traits.honours
+        fit(run, max_steps=1)
+    assert all(f"the slot '{slot}'" in reason for slot, reason in reasons)
