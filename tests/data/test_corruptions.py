@@ -56,9 +56,9 @@ def test_shape_range_and_determinism_and_the_input_stays(kind, shape):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)], ids=str)
 def test_distance_grows_with_severity(kind, shape):
-    x = natural(64, *shape)
+    x = natural(32, *shape)
     distances = [float((corrupt(x, kind, s, generator(0, kind)) - x).square().mean()) for s in range(1, 6)]
     assert distances[0] > 1e-7
     assert all(later > earlier for earlier, later in itertools.pairwise(distances)), distances

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weathered.core.errors import DataError
@@ -28,6 +28,7 @@ NOISES = [SymmetricNoise, InstanceNoise, AsymmetricNoise]
 
 
 @pytest.mark.parametrize("noise", NOISES)
+@settings(deadline=None)
 @given(size=st.integers(1, 80), rate=st.sampled_from([0.0, 0.1, 0.3, 0.45, 0.7, 1.0]), seed=st.integers(0, 5))
 def test_exactly_the_rate_of_labels_changes_and_the_truth_is_kept(noise, size, rate, seed):
     data = random_data(size, 4, seed=seed)
@@ -148,6 +149,7 @@ def test_long_tail_counts_of_cifar10_at_100_to_1(kind, expected):
     assert counts.tolist() == expected
 
 
+@settings(deadline=None)
 @given(
     available=st.lists(st.integers(1, 400), min_size=2, max_size=12),
     imbalance=st.sampled_from([1, 1.5, 10, 50, 100]),
