@@ -211,6 +211,7 @@ def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
 
 def _collect(name: str, use: tuple[str, ...], folders: list[RunFolder]) -> Arm:
     records = [folder.read_json("run.json") for folder in folders]
-    metrics = records[0]["results"]
+    # a figure such as tail accuracy may exist for some seeds only
+    metrics = [name for name in records[0]["results"] if all(name in record["results"] for record in records)]
     values = {metric: [record["results"][metric]["value"] for record in records] for metric in metrics}
     return Arm(name, use, tuple(folders), values, [record["seconds"] for record in records])

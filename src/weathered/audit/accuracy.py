@@ -19,6 +19,9 @@ from weathered.audit.per_sample import check_predictions, per_sample
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.stats import Estimate, proportion_interval
 
+TAIL_RATIO = 2
+"""Largest over smallest class from which on head, middle and tail are told apart."""
+
 THIRDS = ("head", "middle", "tail")
 MOST_CONFUSIONS = 20
 MOST_BARS = 40
@@ -71,7 +74,7 @@ def audit_accuracy(
     """How often the largest logit names the right class, overall and class by class.
 
     logits (N, C), labels (N,) in [0, C), class_names: C names. train_counts (C,): training samples of each class;
-    with them classes are grouped into head, middle and tail unless the counts are equal.
+    with them classes are grouped into head, middle and tail if the largest is at least twice the smallest.
     Returns accuracies in [0, 1]; a class without test samples is listed as such and takes part in no mean.
     per_sample: predicted, confidence, correct, loss (nats).
     Raises ValueError if shapes, labels or logits do not fit.
@@ -128,8 +131,9 @@ def _thirds(
     """Head, middle and tail accuracy, and sentences about the split or why there is none."""
     if counts is None:
         return {}, ["Head, middle and tail are left out: the numbers of training samples per class are not known."]
-    if len(set(counts.tolist())) == 1:
-        return {}, [f"Head, middle and tail are left out: each class has {int(counts[0])} training samples."]
+    if counts.max() < TAIL_RATIO * counts.min():
+        spread = f"{int(counts.min())} to {int(counts.max())}"
+        return {}, [f"Head, middle and tail are left out: classes are of similar size, {spread} training samples each."]
     if len(counts) < 3:
         return {}, ["Head, middle and tail are left out: there are fewer than 3 classes."]
     thirds = thirds_by_count(counts)
