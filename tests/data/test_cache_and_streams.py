@@ -176,6 +176,15 @@ def test_streams_give_what_memory_gives_for_any_number_of_workers(tmp_path, parq
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_damaged_unpacked_file_is_written_again(tmp_path, parquet):
+    memory = load(str(parquet))
+    load(str(parquet), memory_limit_bytes=1)
+    (unpacked,) = (tmp_path / "cache").glob("*.images")
+    cut(unpacked)
+    stream = load(str(parquet), memory_limit_bytes=1)
+    assert torch.equal(everything(stream), everything(memory))
+
+
 def test_an_error_in_a_worker_stays_one_sentence(tmp_path):
     write_folder(tmp_path / "set", ["a", "b"])
     stream = load(str(tmp_path / "set"), memory_limit_bytes=1)

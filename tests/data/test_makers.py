@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from weathered.core.errors import DataError
 from weathered.core.rng import generator
+from weathered.data.corruptions import corrupt
 from weathered.data.dataset import Dataset
-from weathered.data.makers import AsymmetricNoise, InstanceNoise, LongTail, OpenSetNoise, SymmetricNoise
+from weathered.data.makers import AsymmetricNoise, Corruption, InstanceNoise, LongTail, OpenSetNoise, SymmetricNoise
 from weathered.data.makers.instance_noise import pick_in_proportion, truncated_normal
 from weathered.data.makers.long_tail import long_tail_counts
 
@@ -224,6 +225,25 @@ def test_open_set_noise_refuses_another_shape():
     source = Dataset.of(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.long))
     with pytest.raises(DataError, match=r"\(3, 4, 4\).*\(1, 4, 4\)"):
         OpenSetNoise(0.1, source)(random_data(), generator(0, "open"))
+
+
+def test_corruption_changes_images_and_nothing_else():
+    data = random_data(300)
+    out = Corruption("contrast", 3)(data, generator(0, "corruption"))
+    everything = torch.arange(300)
+    expected = corrupt(data.floats(everything), "contrast", 3, generator(0, "corruption"))
+    assert (out.floats(everything) - expected).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(out.labels, data.labels)
+    assert out.clean_labels is None
+    first, again, other = (Corruption("fog", 2)(data, generator(s, "c")).inputs.fetch(everything) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    with pytest.raises(ValueError, match="no corruption 'mist'"):
+        Corruption("mist", 1)
+    with pytest.raises(ValueError, match="severity must be 1, 2, 3, 4 or 5, got 6"):
+        Corruption("fog", 6)
+    with pytest.raises(DataError, match="need images"):
+        Corruption("fog", 1)(Dataset.of(torch.zeros(3, 2), torch.arange(3)), generator(0, "c"))
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])

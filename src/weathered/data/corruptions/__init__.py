@@ -21,10 +21,10 @@ from weathered.data.corruptions.jpeg import jpeg_compression
 from weathered.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from weathered.data.corruptions.weather import brightness, fog, frost, snow
 
-Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
+CorruptionFunction = Callable[[Tensor, int, torch.Generator], Tensor]
 """(x (B, C, H, W) in [0, 1], severity 1 to 5, rng) -> the same shape, in [0, 1]."""
 
-CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
+CORRUPTIONS: Mapping[str, CorruptionFunction] = MappingProxyType(
     {
         "gaussian_noise": gaussian_noise,
         "shot_noise": shot_noise,
@@ -52,8 +52,7 @@ def corrupt(x: Float[Tensor, "B C H W"], kind: str, severity: int, rng: torch.Ge
     rng: the draws depend on it and on the batch size. Returns shape and dtype of x, in [0, 1].
     Raises SpecError for an unknown kind, ValueError for a wrong severity or images of another kind.
     """
-    if kind not in CORRUPTIONS:
-        raise SpecError(f"no corruption '{kind}'.{near(kind, CORRUPTIONS)} Known are: {', '.join(CORRUPTIONS)}.")
+    check_kind(kind)
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
         raise ValueError(f"images must be floating (B, 1 or 3, H, W), got {x.dtype} of shape {tuple(x.shape)}")
     if not len(x):
@@ -64,4 +63,10 @@ def corrupt(x: Float[Tensor, "B C H W"], kind: str, severity: int, rng: torch.Ge
     return CORRUPTIONS[kind](x.float(), severity, rng).to(x.dtype)
 
 
-__all__ = ["CORRUPTIONS", "Corruption", "corrupt"]
+def check_kind(kind: str) -> None:
+    """Raise SpecError with a suggestion unless `kind` is a key of CORRUPTIONS."""
+    if kind not in CORRUPTIONS:
+        raise SpecError(f"no corruption '{kind}'.{near(kind, CORRUPTIONS)} Known are: {', '.join(CORRUPTIONS)}.")
+
+
+__all__ = ["CORRUPTIONS", "check_kind", "corrupt"]

@@ -128,7 +128,7 @@ class ParquetImages:
         """The images' bytes laid end to end in one file of the cache, since row groups are slow to read by row."""
         path = cache_dir / f"{self.fingerprint()[:32]}.images"
         offsets = path.with_suffix(".offsets.npy")
-        if not (path.exists() and offsets.exists()):
+        if not _whole(path, offsets):
             try:
                 cache_dir.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, lambda part: self._unpack(part, offsets))
@@ -152,6 +152,13 @@ class ParquetImages:
                     lengths.append(len(data))
         ends = np.cumsum([0, *lengths], dtype=np.int64)
         write_atomically(offsets, lambda path: save_array(path, ends))
+
+
+def _whole(path: Path, offsets: Path) -> bool:
+    try:
+        return path.stat().st_size == int(np.load(offsets, allow_pickle=False)[-1])
+    except (OSError, ValueError, IndexError, EOFError):
+        return False
 
 
 class UnpackedImages:
