@@ -61,13 +61,13 @@ def jpeg(x: Float[Tensor, "B C H W"], quality: int) -> Float[Tensor, "B C H W"]:
         decoded = _round_trip(levels - 128, quality_table(LUMINANCE, quality, x)) + 128
     else:
         to = x.new_tensor(TO_YCBCR)
-        planes = torch.einsum("dc,bchw->bdhw", to, levels)
+        planes = (to @ levels.flatten(2)).view(x.shape)
         height, width = x.shape[-2:]
         padded = F.pad(planes[:, 1:], (0, width % 2, 0, height % 2), mode="replicate")
         small = _round_trip(F.avg_pool2d(padded, 2), quality_table(CHROMINANCE, quality, x))
         chroma = small.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
         luma = _round_trip(planes[:, :1] - 128, quality_table(LUMINANCE, quality, x)) + 128
-        decoded = torch.einsum("cd,bdhw->bchw", torch.linalg.inv(to), torch.cat([luma, chroma], 1))
+        decoded = (torch.linalg.inv(to) @ torch.cat([luma, chroma], 1).flatten(2)).view(x.shape)
     return decoded.round().clamp_(0, 255).div_(255)
 
 
@@ -91,8 +91,10 @@ def _round_trip(planes: Float[Tensor, "B P H W"], table: Float[Tensor, "8 8"]) -
     batch, count, height, width = planes.shape
     padded = F.pad(planes, (0, -width % 8, 0, -height % 8), mode="replicate")
     rows, columns = padded.shape[-2] // 8, padded.shape[-1] // 8
-    blocks = padded.view(batch, count, rows, 8, columns, 8).transpose(3, 4)
-    basis = cosine_matrix(planes)
-    frequencies = basis @ blocks @ basis.T
-    blocks = basis.T @ ((frequencies / table).round() * table) @ basis
-    return blocks.transpose(3, 4).reshape(padded.shape)[..., :height, :width]
+    blocks = padded.view(batch, count, rows, 8, columns, 8).transpose(3, 4).reshape(-1, 64)
+    # both directions of all blocks in one matrix product
+    basis = torch.kron(cosine_matrix(planes), cosine_matrix(planes))
+    steps = table.flatten()
+    decoded = ((blocks @ basis.T).div_(steps).round_() * steps) @ basis
+    decoded = decoded.view(batch, count, rows, columns, 8, 8).transpose(3, 4).reshape(padded.shape)
+    return decoded[..., :height, :width]

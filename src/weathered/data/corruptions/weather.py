@@ -73,6 +73,8 @@ def brightness(x: Float[Tensor, "B C H W"], severity: int, rng: torch.Generator)
     """
     shift = at_severity(BRIGHTNESS, severity)
     value = x.amax(1, keepdim=True)
-    raised = (value + shift).clamp_max(1)
+    raised = (value + shift).clamp_max_(1)
+    out = (x * (raised / value.clamp_min(1e-6))).clamp_max_(1)
     # black has no hue and becomes grey
-    return torch.where(value > 0, x * (raised / value.clamp_min(1e-6)), raised).clamp_(0, 1)
+    black = value <= 0
+    return torch.where(black, raised, out) if black.any() else out
