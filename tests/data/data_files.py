@@ -48,3 +48,9 @@ def write_folder(root, classes, make=colour, each=4):
             pixels[name, i] = make(100 * c + i)
             (root / name / f"{i}.png").write_bytes(encode(pixels[name, i]))
     return pixels
+
+
+def write_idx(path, array):
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())

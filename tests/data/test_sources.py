@@ -1,7 +1,6 @@
 """Sources: every kind of file reaches the same shape with the right pixels, labels and names, or one sentence."""
 
 import gzip
-import os
 import sys
 
 import numpy as np
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data_files import SHARED, colour, encode, grey, write_folder, write_parquet
+from data_files import SHARED, colour, encode, grey, write_folder, write_idx, write_parquet
 from sklearn.datasets import load_digits
 
 from weathered.core.errors import DataError
@@ -155,28 +154,6 @@ def test_csv_of_image_paths(tmp_path):
     assert data.extra["writer"].tolist() == [4, 5, 6]
 
 
-@pytest.mark.parametrize(
-    "way_out", ["../secret.png", "absolute", "link.png", "linked/secret.png", "a/../../secret.png"]
-)
-def test_csv_paths_that_leave_the_folder_are_refused(tmp_path, way_out):
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(encode(colour(0)))
-    inside = tmp_path / "inside"
-    write_folder(inside, ["a", "b"])
-    (inside / "link.png").symlink_to(secret)
-    (inside / "linked").symlink_to(tmp_path)
-    target = str(secret) if way_out == "absolute" else way_out
-    (inside / "x.csv").write_text(f"path,label\na/0.png,a\n{target},b\n")
-    with pytest.raises(DataError, match="in row 1 leads out of the folder"):
-        load(str(inside / "x.csv"))
-
-
-def write_idx(path, array):
-    head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(head + array.astype(np.uint8).tobytes())
-
-
 def test_torchvision_mnist_with_its_own_test_split(tmp_path):
     rng = np.random.default_rng(0)
     splits = {"train": rng.integers(0, 256, (20, 5, 5)), "t10k": rng.integers(0, 256, (10, 5, 5))}
@@ -215,14 +192,6 @@ def test_torchvision_cifar10_binary_and_svhn(tmp_path):
     assert np.array_equal(pixels_of(data)[2].numpy(), street[..., 2].transpose(2, 0, 1))
 
 
-def test_torchvision_never_opens_a_pickle(tmp_path):
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    (folder / "data_batch_1").write_bytes(b"cos\nsystem\n(S'touch opened'\ntR.")
-    with pytest.raises(DataError, match=r"holds pickles, which are never opened.*binary version.*parquet"):
-        load("torchvision:CIFAR10", root=tmp_path)
-
-
 def test_hugging_face_says_what_to_install_when_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'weathered\[hf\]'"):
@@ -243,129 +212,6 @@ def test_hugging_face_images_with_names(tmp_path):
     assert train.class_names == test.class_names == ("cat", "dog")
     assert torch.equal(pixels_of(train), channels_first([colour(i) for i in range(6)]))
     assert test.labels.tolist() == [0, 1, 0, 1]
-
-
-def no_pickle(path):
-    np.savez(path, x=np.zeros((3, 2)), y=np.array([{"a": 1}, None, 2], dtype=object))
-
-
-def broken_zip(path):
-    np.savez(path, x=np.zeros((300, 2)), y=np.zeros(300))
-    path.write_bytes(path.read_bytes()[:400])
-
-
-def nan_features(path):
-    np.savez(path, x=np.array([[0.0], [np.nan], [1.0]]), y=np.array([0, 1, 0]))
-
-
-def float_images(path):
-    np.savez(path, x=np.zeros((3, 2, 2, 3)), y=np.array([0, 1, 0]))
-
-
-def no_inputs(path):
-    np.savez(path, pictures=np.zeros((3, 2)), y=np.array([0, 1, 0]))
-
-
-def other_length(path):
-    np.savez(path, x=np.zeros((3, 2)), y=np.array([0, 1]))
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (no_pickle, "a pickle is never opened"),
-        (broken_zip, "not a whole npz file"),
-        (nan_features, "row 1 holds NaN"),
-        (float_images, r"images must be uint8 in 0\.\.255, got float64"),
-        (no_inputs, "none of the arrays x, images, features, data is there, only pictures, y"),
-        (other_length, "3 inputs but 2 values in 'labels'"),
-    ],
-)
-def test_bad_npz(tmp_path, write, message):
-    write(tmp_path / "x.npz")
-    with pytest.raises(DataError, match=message):
-        load(str(tmp_path / "x.npz"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "not a table"),
-        ("a,label\n", "no rows below the header"),
-        ("a,label\n1,x\n2\n", "not a table that can be read"),
-        ("a,b\n1,2\n", "there is no column 'label'; pass --label-column with one of: a, b"),
-        ("a,label\n1,x\n2,\n", "label in column 'label' is missing in row 1"),
-        ("a,label\n1,x\n,y\n", "feature 'a' is missing, NaN or infinite in row 1"),
-        ("a,label\n1,x\ninf,y\n", "feature 'a' is missing, NaN or infinite in row 1"),
-        ("a,label\n1,0.5\n2,1\n", "labels must be whole numbers or text, column 'label' holds 0.5 in row 0"),
-        ("a,label\n1,-2\n2,1\n", "holds the label -2; if negative marks a missing label"),
-        ("a,label\nred,x\nblue,y\n", "feature column 'a' holds string, not numbers"),
-        ("a,a,label\n1,2,x\n1,2,y\n", "the column 'a' occurs twice"),
-        ("label\nx\ny\n", "no feature columns besides label"),
-        ("path,label\na.png,x\n,y\n", "image path in row 1 is missing"),
-        ("path,label\na.png,x\nb.png,y\n", "there is no such file"),
-    ],
-)
-def test_bad_csv(tmp_path, text, message):
-    (tmp_path / "x.csv").write_text(text)
-    with pytest.raises(DataError, match=message) as caught:
-        load(str(tmp_path / "x.csv"))
-    assert "\n" not in str(caught.value)
-
-
-def test_bad_parquet(tmp_path):
-    images = [encode(colour(i)) for i in range(3)]
-    path = write_parquet(tmp_path / "x.parquet", images, {"label": [0, 1, 2]}, {"label": ("cat", "dog")})
-    with pytest.raises(DataError, match="label 2 in column 'label', row 2, is none of the 2 classes: cat, dog"):
-        load(str(path))
-    path = write_parquet(tmp_path / "y.parquet", images, {"label": [0, None, 2]})
-    with pytest.raises(DataError, match="missing in row 1"):
-        load(str(path))
-    with pytest.raises(DataError, match=r"no label column 'labl'. Did you mean 'label'\? The columns are: label"):
-        load(str(path), label_column="labl")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="not a parquet file that can be read"):
-        load(str(path))
-
-
-def test_bad_paths_and_names(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "thing.txt").write_text("x")
-    cases = {
-        "digts": r"no data source 'digts'. Did you mean 'digits'\?",
-        "parket:x": r"no data source 'parket'. Did you mean 'parquet'\?",
-        "digits:5": "'digits' takes nothing after it",
-        "parquet:": "'parquet' needs a path",
-        f"{tmp_path}/none.csv": "there is no such file",
-        f"csv:{tmp_path}": "expected a file",
-        f"{tmp_path}/thing.txt": "expected a folder of class folders, or a file",
-        f"folder:{tmp_path}/empty": "expected one folder per class, found none",
-        f"folder:{tmp_path}": "the class 'empty' is empty",
-        f"folder:{tmp_path}/none": "there is no such folder",
-        "torchvision:CIFR10": r"no readable data set 'CIFR10'. Did you mean 'CIFAR10'\?",
-        "torchvision:MNIST": "needs --root",
-        "hf:": "'hf' needs a name",
-    }
-    for spec, message in cases.items():
-        with pytest.raises(DataError, match=message):
-            load(spec)
-    with pytest.raises(DataError, match="digits has no columns"):
-        load("digits", label_column="noisy")
-    with pytest.raises(DataError, match=r"MNIST/raw/train-images-idx3-ubyte: there is no such file"):
-        load("torchvision:MNIST", root=tmp_path)
-    write_idx(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte", np.zeros((3, 2, 2)))
-    with (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").open("r+b") as stream:
-        stream.truncate(20)
-    with pytest.raises(DataError, match="not a whole IDX file"):
-        load("torchvision:MNIST", root=tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
-def test_a_file_that_may_not_be_read(tmp_path):
-    (tmp_path / "x.csv").write_text("a,label\n1,x\n")
-    (tmp_path / "x.csv").chmod(0)
-    with pytest.raises(DataError, match="cannot be read"):
-        load(str(tmp_path / "x.csv"))
 
 
 def test_limit_is_a_uniform_subset_in_order_of_its_own_generator(tmp_path):
