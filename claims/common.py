@@ -1,10 +1,18 @@
 """Data preparation that claims share."""
 
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
 import torch
+from torch import Tensor, nn
 
 from weathered.core.rng import generator
+from weathered.core.settings import Settings
 from weathered.data.dataset import Dataset
 from weathered.data.sources.load import load
+from weathered.nn.heads import build_head
+from weathered.nn.network import Network, TableNetwork, seeded
 
 
 def split_digits(slug: str, seed: int, train: int) -> tuple[Dataset, Dataset]:
@@ -17,3 +25,60 @@ def split_digits(slug: str, seed: int, train: int) -> tuple[Dataset, Dataset]:
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of rows whose largest logit is the label's, in [0, 1]. logits (N, C), labels (N,)."""
     return float((logits.argmax(1) == labels).double().mean())
+
+
+class LateDrop(Settings):
+    """Settings whose learning rate falls to a tenth for the last fifth of training."""
+
+    def learning_rate(self, progress: float) -> float:
+        return self.lr if progress < 0.8 else self.lr / 10
+
+
+class Perceptron(nn.Module):
+    """Hidden layers of the given widths with ReLU, on inputs (B, ...) taken as one row; features (B, last width)."""
+
+    def __init__(self, inputs: int, widths: Sequence[int]):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise((inputs, *widths)):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.num_features = widths[-1]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        return x
+
+
+def perceptron(dataset: Dataset, widths: Sequence[int], head: str = "linear") -> Callable[[int], Network]:
+    """A function seed -> network of hidden layers and a head, `linear` or `cosine`, that takes inputs as they are."""
+    shape = dataset.inputs.shape
+    statistics = torch.zeros(shape[0]), torch.ones(shape[0])
+    kind = Network if dataset.is_image else TableNetwork
+
+    def build(seed: int) -> Network:
+        with seeded(seed):
+            body = Perceptron(math.prod(shape), widths)
+            return kind(body, build_head(head, widths[-1], dataset.num_classes), *statistics)
+
+    return build
+
+
+def noisy_pixel_rows(slug: str, seed: int, counts: Tensor, test: int) -> tuple[Dataset, Dataset]:
+    """Digits as rows of 64 pixels in [0, 1] plus Gaussian noise of deviation 0.3, drawn from (seed, slug).
+
+    counts (10,): training rows of each class. test: test rows of each class, disjoint from these.
+    """
+    digits, rng = load("digits"), generator(seed, "claim", slug)
+    shuffled = torch.randperm(len(digits), generator=rng)
+    train_rows, test_rows = [], []
+    for label, count in enumerate(counts.tolist()):
+        rows = shuffled[digits.labels[shuffled] == label]
+        test_rows.append(rows[:test])
+        train_rows.append(rows[test : test + count])
+    pixels = digits.floats(torch.arange(len(digits))).flatten(1)
+    blurred = pixels + 0.3 * torch.randn(pixels.shape, generator=rng)
+    table = Dataset.of(blurred, digits.labels, digits.class_names, name="digits with noisy pixels")
+    return table.select(torch.cat(train_rows)), table.select(torch.cat(test_rows))
