@@ -1,0 +1,54 @@
+"""Markdown from rows and from entries of the registry."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from weathered.assemble import resolve
+from weathered.registry import NOISE, TAIL, TRAINING_SLOTS, Entry
+
+SPECS = {"absgd": "absgd:temperature=-1"}
+"""How commands name a method that cannot do without an option."""
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table; cells are markdown, their bars are escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = "|" + "---|" * len(headings)
+    return "\n".join([line(headings), rule, *(line(row) for row in rows)])
+
+
+def command_lines(entry: Entry) -> str:
+    """How to use the method from the command line."""
+    return "```bash\n" + "\n".join([f"weathered show {entry.slug}", *_uses(entry)]) + "\n```"
+
+
+def _uses(entry: Entry) -> list[str]:
+    flaw = ""
+    if NOISE in entry.problems:
+        flaw = " --noise symmetric:0.4"
+    elif TAIL in entry.problems:
+        flaw = " --long-tail 50"
+    spec = SPECS.get(entry.slug, entry.slug)
+    if entry.slot in (*TRAINING_SLOTS, "learner", "bundle"):
+        lines = [f"weathered train digits{flaw} --use {spec}"]
+        spelled = " ".join(f"--use {_quoted(str(use))}" for use in resolve([spec]))
+        if ":" in spelled:
+            lines.append(f"weathered train digits{flaw} {spelled} --dry-run")
+        if entry.problems and entry.slot != "learner":
+            lines.append(f"weathered compare digits{flaw} --arms ce,{spec} --seeds 3")
+        return lines
+    if entry.slot == "maker":
+        made = "--long-tail 50" if TAIL in entry.problems else f"--noise {entry.slug}:0.4"
+        return [f"weathered train digits {made}"]
+    return {
+        "score": [f"weathered audit runs/RUN --audits ood --scores {entry.slug}"],
+        "ensemble": ["weathered audit runs/FIRST runs/SECOND runs/THIRD --audits ood --scores energy"],
+        "certificate": ["weathered audit runs/RUN --audits certified --sigma 0.25"],
+    }[entry.slot]
+
+
+def _quoted(spec: str) -> str:
+    return f"'{spec}'" if re.search(r"[^\w:=.,+-]", spec) else spec

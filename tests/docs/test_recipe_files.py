@@ -1,0 +1,52 @@
+"""The recipes with the papers' settings: they parse, and their parts fit together on data of their shape."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from weathered.assemble import build, build_parts, resolve
+from weathered.core.run import Run
+from weathered.data.dataset import Dataset
+from weathered.nn.build import build_model
+from weathered.recipe import Recipe
+
+FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+CARDS = ("logitclip", "mixup", "cutmix", "ldam-drw", "absgd", "jocor", "automix", "smoothmix", "acil", "zode")
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    """Forty grey 32x32 images in colour layout, of ten classes."""
+    pixels = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    return Dataset.of(pixels.contiguous(), torch.arange(40) % 10)
+
+
+def test_each_card_has_a_recipe():
+    assert {path.stem.rpartition("-")[0] for path in FILES} == set(CARDS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recipes_resolve_and_their_parts_fit_together(path, images):
+    recipe = Recipe.from_file(path)
+    for use in resolve(recipe.data.make):
+        assert use.entry.slot == "maker"
+        build(use)
+    uses = resolve(recipe.use)
+    for use in uses:
+        build(use, images)
+    parts = build_parts(uses, images)
+    # a small network stands for the recipe's, which would only cost time here
+    Run(build_model("cnn_small", images, head=parts.head), images, settings=recipe.settings, **parts.slots)
+    assert len(recipe.hash) == 12
+
+
+@pytest.mark.parametrize("spec", sorted({Recipe.from_file(path).model for path in FILES}))
+def test_the_models_of_recipes_exist(spec, images):
+    with torch.device("meta") if spec.startswith("timm:") else torch.device("cpu"):
+        if spec.startswith("timm:"):
+            import timm
+
+            assert timm.is_model(spec.removeprefix("timm:"))
+        else:
+            build_model(spec, images)
