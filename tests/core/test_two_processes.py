@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from weathered.core.distributed import mean_over_ranks
 from weathered.core.fit import fit
 from weathered.core.procedure import Procedure
 from weathered.core.run import Run
@@ -53,6 +54,7 @@ def train_all(path: Path, fabric: Fabric) -> None:
     """Write what `train` returns to a file: the launcher's own way back is a pipe that a few weights fill up."""
     torch.set_num_threads(1)
     results = {name: train(fabric, name) for name in PROCEDURES}
+    results["mean"] = mean_over_ranks(fabric, torch.tensor(1.0 + 2 * fabric.global_rank))
     if fabric.is_global_zero:
         save_file(results, path)
 
@@ -72,3 +74,8 @@ def test_half_the_batch_on_each_of_two_processes_is_the_batch_on_one(name, two_p
     assert torch.equal(start_of_two, start)
     assert (end - start).abs().max() > 1e-2
     assert_close(end_of_two, end, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_mean_over_ranks(two_processes):
+    assert float(two_processes["mean"]) == 2.0
