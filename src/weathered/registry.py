@@ -119,7 +119,7 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         "msp", "weathered.scores.msp:MSP", "score", (OOD,),
-        "Hendrycks, ICLR 2017", "Minus the largest softmax probability.", card="zode",
+        "Hendrycks, ICLR 2017", "One minus the largest softmax probability.", card="zode",
     ),
     Entry(
         "energy", "weathered.scores.energy:Energy", "score", (OOD,),
@@ -164,6 +164,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "long-tail", "weathered.data.makers.long_tail:LongTail", "maker", (TAIL,),
         "Cao, NeurIPS 2019", "Thin the classes to an exponential or step profile.",
+    ),
+    Entry(
+        "corruption", "weathered.data.makers.corruption:Corruption", "maker", (ROBUST,),
+        "Hendrycks, ICLR 2019", "One of 15 image corruptions at a severity from 1 to 5.",
     ),
 )  # fmt: skip
 
