@@ -61,21 +61,26 @@ def take(x: Tensor, index: Int[Tensor, "B"]) -> Tensor:
     return x.index_select(0, index)
 
 
-def choose(rows: Bool[Tensor, "B H"], columns: Bool[Tensor, "B W"], x: Tensor, other: Tensor) -> Tensor:
-    """`other` where both masks hold, else `x`: images (B, ..., H, W) as a new tensor in the memory layout of `x`.
+def take_inside(x: Tensor, index: Int[Tensor, "B"], rows: Bool[Tensor, "B H"], columns: Bool[Tensor, "B W"]) -> Tensor:
+    """`x[index]` where row and column are marked, else `x`, as a new tensor in the memory layout of `x`.
 
-    Arithmetic with masks of 0 and 1 instead of `torch.where`, whose kernel is several times slower. Exact: in integers
-    because sums wrap around, in floating point because `lerp` is exact at both ends for finite values.
+    x: images (B, ..., H, W), of integers or finite floating-point numbers.
     """
     if _is_channels_last(x):
-        inside = rows.to(x.dtype)[:, :, None, None] * columns.to(x.dtype)[:, None, :, None]
-        return _choose(inside, x.permute(0, 2, 3, 1), other.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    inside = rows.to(x.dtype)[:, :, None] * columns.to(x.dtype)[:, None, :]
-    return _choose(inside.view(len(x), *[1] * (x.ndim - 3), *inside.shape[1:]), x, other)
+        flat, outside = x.permute(0, 2, 3, 1), (~rows[:, :, None, None], ~columns[:, None, :, None])
+        return _fill(flat.index_select(0, index), flat, *outside).permute(0, 3, 1, 2)
+    between = [1] * (x.ndim - 3)
+    outside = ~rows.view(len(x), *between, -1, 1), ~columns.view(len(x), *between, 1, -1)
+    return _fill(x.index_select(0, index), x, *outside)
 
 
-def _choose(inside: Tensor, x: Tensor, other: Tensor) -> Tensor:
-    return torch.lerp(x, other, inside) if x.is_floating_point() else torch.addcmul(x, inside, other - x)
+def _fill(other: Tensor, x: Tensor, outside_rows: Tensor, outside_columns: Tensor) -> Tensor:
+    # arithmetic with 0 and 1, because the kernel of torch.where is several times slower; it is exact, in integers
+    # because sums wrap around, in floating point because lerp is exact at both ends
+    outside = torch.maximum(outside_rows.to(x.dtype), outside_columns.to(x.dtype))
+    if x.is_floating_point():
+        return other.lerp_(x, outside)
+    return other.add_((x - other).mul_(outside))
 
 
 def _is_channels_last(x: Tensor) -> bool:

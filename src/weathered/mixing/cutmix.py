@@ -19,7 +19,7 @@ from torch import Tensor
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
 from weathered.core.roles import Part
-from weathered.mixing.base import check_arguments, check_batch, check_share, choose, draw_lam, draw_partner, take
+from weathered.mixing.base import check_arguments, check_batch, check_share, draw_lam, draw_partner, take_inside
 
 
 class Box(NamedTuple):
@@ -61,8 +61,9 @@ def draw_box(size: tuple[int, int], lam: float | Float[Tensor, "B"], rng: torch.
 def cutmix(x: Tensor, box: Box, partner: Int[Tensor, "B"]) -> Tensor:
     """`x` with the pixels inside the box taken from `x[partner]`, as a new tensor.
 
-    x (B, ..., H, W), images or videos of any type and memory layout, both kept. box: one for the batch, or one for
-    each sample. partner (B,) positions in the batch. Raises ValueError for wrong shapes.
+    x (B, ..., H, W): images or videos of integers or finite floating-point numbers; type and memory layout are kept.
+    box: one for the batch, or one for each sample. partner (B,) positions in the batch.
+    Raises ValueError for wrong shapes.
     """
     check_batch(x, partner)
     if x.ndim not in (4, 5):
@@ -83,7 +84,7 @@ def cutmix(x: Tensor, box: Box, partner: Int[Tensor, "B"]) -> Tensor:
     top, bottom, left, right = ends
     row, column = (torch.arange(length, device=x.device) for length in x.shape[-2:])
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
-    return choose(rows, columns, x, take(x, partner))
+    return take_inside(x, partner, rows, columns)
 
 
 class CutMix(Part):
