@@ -52,8 +52,13 @@ class Perceptron(nn.Module):
         return x
 
 
-def perceptron(dataset: Dataset, widths: Sequence[int], head: str = "linear") -> Callable[[int], Network]:
-    """A function seed -> network of hidden layers and a head, `linear` or `cosine`, that takes inputs as they are."""
+def perceptron(
+    dataset: Dataset, widths: Sequence[int], head: str = "linear", kaiming: bool = False
+) -> Callable[[int], Network]:
+    """A function seed -> network of hidden layers and a head, `linear` or `cosine`, that takes inputs as they are.
+
+    kaiming: draw the weights of linear layers from a normal distribution of variance 2 / inputs (He et al., 2015).
+    """
     shape = dataset.inputs.shape
     statistics = torch.zeros(shape[0]), torch.ones(shape[0])
     kind = Network if dataset.is_image else TableNetwork
@@ -61,7 +66,11 @@ def perceptron(dataset: Dataset, widths: Sequence[int], head: str = "linear") ->
     def build(seed: int) -> Network:
         with seeded(seed):
             body = Perceptron(math.prod(shape), widths)
-            return kind(body, build_head(head, widths[-1], dataset.num_classes), *statistics)
+            network = kind(body, build_head(head, widths[-1], dataset.num_classes), *statistics)
+            for module in network.modules():
+                if kaiming and isinstance(module, nn.Linear):
+                    nn.init.kaiming_normal_(module.weight)
+            return network
 
     return build
 
