@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from weathered.assemble import resolve
 from weathered.registry import NOISE, TAIL, TRAINING_SLOTS, Entry
 
-SPECS = {"absgd": "absgd:temperature=-1"}
+SPECS = {"absgd": "absgd:temperature=-1", "corruption": "corruption:kind=fog,severity=3"}
 """How commands name a method that cannot do without an option."""
+
+FLAWS = {"symmetric": "--noise", "asymmetric": "--noise", "instance": "--noise", "long-tail": "--long-tail"}
+"""Makers with an option of the command line of their own; a recipe takes all of them."""
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -22,7 +25,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def command_lines(entry: Entry) -> str:
     """How to use the method from the command line."""
-    return "```bash\n" + "\n".join([f"weathered show {entry.slug}", *_uses(entry)]) + "\n```"
+    lines = "```bash\n" + "\n".join([f"weathered show {entry.slug}", *_uses(entry)]) + "\n```"
+    if entry.slot == "maker" and entry.slug not in FLAWS:
+        lines += f'\n\nIn a recipe:\n\n```toml\n[data]\nmake = ["{SPECS[entry.slug]}"]\n```'
+    return lines
 
 
 def _uses(entry: Entry) -> list[str]:
@@ -41,8 +47,9 @@ def _uses(entry: Entry) -> list[str]:
             lines.append(f"weathered compare digits{flaw} --arms ce,{spec} --seeds 3")
         return lines
     if entry.slot == "maker":
-        made = "--long-tail 50" if TAIL in entry.problems else f"--noise {entry.slug}:0.4"
-        return [f"weathered train digits {made}"]
+        made = {"--long-tail": "50", "--noise": f"{entry.slug}:0.4"}
+        option = FLAWS.get(entry.slug)
+        return [f"weathered train digits {option} {made[option]}"] if option else []
     return {
         "score": [f"weathered audit runs/RUN --audits ood --scores {entry.slug}"],
         "ensemble": ["weathered audit runs/FIRST runs/SECOND runs/THIRD --audits ood --scores energy"],

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def blocks(path: Path) -> Iterator[tuple[str, str, int, bool]]:
 
 def _content(include: re.Match[str]) -> str:
     return (ROOT / include[1]).read_text().rstrip()
+
+
+def recipes(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The TOML blocks of some pages, read."""
+    return [tomllib.loads(text) for path in paths for info, text, *_ in blocks(path) if info == "toml"]
 
 
 def commands(paths: Iterable[Path]) -> set[str]:

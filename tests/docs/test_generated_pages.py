@@ -1,9 +1,11 @@
 """The generated pages: complete, true to the ledger, and plain about claims that were not seen."""
 
 import pytest
-from pages import check_command, commands
+from pages import check_command, commands, recipes
 
+from weathered.assemble import resolve
 from weathered.core.facts import FACTS
+from weathered.recipe import Recipe
 from weathered.registry import ENTRIES, PROBLEMS
 
 CARDS = ("logitclip", "mixup", "cutmix", "ldam-drw", "absgd", "jocor", "automix", "smoothmix", "acil", "zode")
@@ -67,6 +69,14 @@ def test_all_commands_on_generated_pages_exist(generated):
     assert {row.split()[1] for row in rows} >= {"show", "train", "compare", "audit"}
     for row in sorted(rows):
         check_command(row)
+
+
+def test_all_recipes_on_generated_pages_resolve(generated):
+    shown = recipes((generated / "methods").glob("*.md"))
+    assert shown
+    for tree in shown:
+        recipe = Recipe.from_tree(tree)
+        resolve((*recipe.use, *recipe.data.make))
 
 
 def test_intervals_of_shares_stay_shares(generate):

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pages import ROOT, blocks, check_command, commands
+from pages import ROOT, blocks, check_command, commands, recipes
+
+from weathered.assemble import resolve
+from weathered.recipe import Recipe
 
 PAGES = sorted(
     path
@@ -46,6 +49,14 @@ def test_python_blocks_run_in_order_and_print_what_follows_them(path, tmp_path, 
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_blocks_name_a_language_that_is_checked(path):
     assert languages(path) <= {"python", "text", "bash", "sh", "toml", ""}
+
+
+def test_recipes_are_recipes():
+    shown = recipes(PAGES)
+    assert shown
+    for tree in shown:
+        recipe = Recipe.from_tree(tree)
+        resolve((*recipe.use, *recipe.data.make))
 
 
 def test_commands_exist():
