@@ -22,7 +22,7 @@ METHODS = {
     "ldam-drw": ("ldam-drw:start=0.5",),
     "absgd": ("absgd:temperature=-1.0",),
     "jocor": ("jocor",),
-    "automix": ("automix:momentum=0.99",),
+    "automix": ("automix",),
     "smoothmix": ("smoothmix:num_noise=2,attack_steps=1",),
 }
 

@@ -182,6 +182,15 @@ def test_average_moves_by_the_schedule_after_each_step(images):
             assert not torch.equal(p, start)
 
 
+def test_the_default_average_spans_a_sixth_of_training_and_at_most_the_papers():
+    assert AutoMix().momentum_range(600) == (0.99, 0.99)
+    assert AutoMix().momentum_range(3) == (0.0, 0.0)
+    assert AutoMix().momentum_range(100_000) == (0.999, 0.99999)
+    assert AutoMix(momentum=0.5).momentum_range(600) == (0.5, 0.5)
+    assert AutoMix(momentum=0.5, momentum_end=0.9).momentum_range(600) == (0.5, 0.9)
+    assert AutoMix(momentum_end=0.2).momentum_range(600) == (0.99, 0.99)
+
+
 def test_momentum_of_zero_copies_the_model_and_of_one_never_moves(images):
     for momentum in (0.0, 1.0):
         run, _ = make(images, AutoMix(momentum=momentum, momentum_end=momentum))

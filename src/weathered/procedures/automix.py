@@ -66,13 +66,17 @@ class Pairing(NamedTuple):
     partner: Int[Tensor, "B"]
 
 
+LONG_MOMENTUM, LONG_MOMENTUM_END = 0.999, 0.99999
+"""The paper's momentum on ImageNet, for trainings of many thousand steps."""
+
+
 class AutoMix(Procedure):
     """Train a classifier on images mixed by a learned mask; the moving average predicts.
 
     alpha > 0: of the Beta distribution of lam. momentum, momentum_end in [0, 1]: of the average, held for a tenth of
-    training and then raised by a cosine; an average over 1 / (1 - momentum) steps needs training of many times that
-    length, so use 0.99 for both where there are only hundreds of steps. stage: whose feature maps the block sees, as
-    in forward_intermediates, the last but one by default. lam_encoding: show lam to the block; the authors leave it
+    training and then raised by a cosine. By default the average spans a sixth of training, at most the paper's 0.999,
+    and only from there rises to 0.99999: an average as long as the training keeps its random start.
+    stage: whose feature maps the block sees, as in forward_intermediates, the last but one by default. lam_encoding: show lam to the block; the authors leave it
     out on CIFAR, where the mask then follows lam in the mean only. margin in [0, 1/2]: lam that close to 0 or 1 is
     mixed evenly for q. mask_weight >= 0, mask_tolerance in [0, 1]: w and eps. reduction: of the block's channels.
 
@@ -94,8 +98,8 @@ class AutoMix(Procedure):
     def __init__(
         self,
         alpha: float = 2.0,
-        momentum: float = 0.999,
-        momentum_end: float = 0.99999,
+        momentum: float | None = None,
+        momentum_end: float | None = None,
         stage: int = -2,
         lam_encoding: bool = True,
         margin: float = 0.08,
@@ -105,7 +109,8 @@ class AutoMix(Procedure):
     ):
         if not (alpha > 0 and math.isfinite(alpha)):
             raise ValueError(f"alpha must be > 0 and finite, got {alpha}")
-        if not 0 <= momentum <= momentum_end <= 1:
+        first, last = momentum if momentum is not None else 0.0, momentum_end if momentum_end is not None else 1.0
+        if not 0 <= first <= last <= 1:
             raise ValueError(
                 f"expected 0 <= momentum <= momentum_end <= 1, got momentum {momentum} and momentum_end {momentum_end}"
             )
@@ -120,6 +125,14 @@ class AutoMix(Procedure):
         self.alpha, self.momentum, self.momentum_end, self.stage = alpha, momentum, momentum_end, stage
         self.lam_encoding, self.margin, self.reduction = lam_encoding, margin, reduction
         self.mask_weight, self.mask_tolerance = mask_weight, mask_tolerance
+
+    def momentum_range(self, steps: int) -> tuple[float, float]:
+        """The momentum at the start and at the end of a training of `steps` steps."""
+        start = min(LONG_MOMENTUM, max(0.0, 1 - 6 / steps)) if self.momentum is None else self.momentum
+        end = (
+            (LONG_MOMENTUM_END if start >= LONG_MOMENTUM else start) if self.momentum_end is None else self.momentum_end
+        )
+        return start, max(start, end)
 
     def setup(self, run: Run) -> dict[str, nn.Module]:
         with torch.no_grad(), eval_mode(run.model):
@@ -188,7 +201,7 @@ class AutoMix(Procedure):
     def after_step(self, run: Run) -> None:
         # the step that was just made is not counted yet
         done = (run.step + 1) / run.total_steps
-        momentum = cosine_momentum(done, self.momentum, self.momentum_end)
+        momentum = cosine_momentum(done, *self.momentum_range(run.total_steps))
         update_average(run.modules[AVERAGE], run.model, momentum)
         update_average(run.modules[AVERAGE_MIX_HEAD], run.modules[MIX_HEAD], momentum)
 

@@ -1,0 +1,176 @@
+"""The command line as a user meets it: results on standard output, one sentence and exit code 2 for mistakes."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def weathered(tmp_path, monkeypatch):
+    """Run the command in a folder of its own; (exit code, standard output, standard error)."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "WEATHERED_CACHE": str(tmp_path / "cache"),
+        "COLUMNS": "200",
+    }
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "weathered", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+FAST = ("--epochs", "1", "--model", "mlp:width=16", "--limit", "200")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["train"], "nothing to train on"),
+        (["train", "nowhere.csv"], "nowhere.csv: there is no such file or folder"),
+        (["train", "digits", "--epochs", "many"], "Invalid value for '--epochs'"),
+        (["train", "digits", "--use", "logitclp"], "Did you mean 'logitclip'?"),
+        (["train", "digits", "--use", "logitclip:tau=-1"], "tau must be > 0, got -1"),
+        (["train", "digits", "--use", "jocor", "--use", "automix"], "both fill the slot 'procedure'"),
+        (["train", "digits", "--use", "mixup", "--use", "jocor"], "JoCoR needs 'hard_target'"),
+        (["train", "digits", "--use", "msp"], "msp is a score, not a part of training"),
+        (["train", "digits", "--model", "timm:resnet1"], "Did you mean"),
+        (["compare", "digits", "--arms", "ce,,mixup"], "empty arm"),
+        (["audit", "nowhere"], "nowhere is not a run folder"),
+        (["report", "nowhere"], "nowhere holds no run"),
+        (["verify", "jocr"], "Did you mean 'jocor'?"),
+        (["show", "jocr"], "Did you mean 'jocor'?"),
+        (["list", "--problem", "noisy"], "There are: noisy-labels"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(weathered, arguments, message):
+    code, out, err = weathered(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
+
+
+def test_train_audit_report_and_resume(weathered, tmp_path):
+    code, out, err = weathered("train", "digits", *FAST, "--noise", "symmetric:0.2", "--json")
+    assert code == 0, err
+    trained = json.loads(out)
+    assert trained["results"]["accuracy"]["n"] == 450
+    run = trained["run"]
+    assert {"run.json", "metrics.jsonl", "audit.json", "per_sample.parquet", "weights.safetensors", "done"} <= {
+        path.name for path in (tmp_path / run).iterdir()
+    }
+    code, out, _ = weathered("audit", run, "--audits", "calibration,ood", "--scores", "msp", "--limit", "50", "--json")
+    assert code == 0
+    assert set(json.loads(out)) == {"calibration", "ood"}
+    assert set(json.loads((tmp_path / run / "audit.json").read_text())) >= {"accuracy", "calibration", "ood"}
+    code, out, _ = weathered("report", run, "-o", "one.html")
+    assert code == 0
+    assert "one.html" in out
+    assert (tmp_path / "one.html").read_text().startswith("<!doctype html>")
+    code, out, err = weathered("audit", run, "--audits", "calibratoin")
+    assert code == 2
+    assert "Did you mean 'calibration'?" in err
+
+
+def test_compare_ranks_and_writes_a_report(weathered, tmp_path):
+    code, out, err = weathered("compare", "digits", *FAST, "--arms", "ce,logitclip", "--seeds", "2")
+    assert code == 0, err
+    assert re.search(r"baseline", out)
+    path = re.search(r"report: (\S+)", out)
+    assert path is not None
+    assert (tmp_path / path[1]).exists()
+
+
+def test_dry_run_writes_nothing(weathered, tmp_path):
+    code, out, _ = weathered("train", "digits", "--use", "ldam-drw", "--dry-run", "--json")
+    assert code == 0
+    tree = json.loads(out)
+    assert tree["recipe"]["head"] == "cosine"
+    assert tree["verdict"] == "compatible"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_recipe_file_and_options_that_win_over_it(weathered, tmp_path):
+    (tmp_path / "r.toml").write_text(
+        'use = ["logitclip"]\n[data]\ntrain = "digits"\n[settings]\nepochs = 7\nlr = 0.1\n'
+    )
+    code, out, _ = weathered("train", "--recipe", "r.toml", "--epochs", "3", "--dry-run", "--json")
+    assert code == 0
+    resolved = json.loads(out)["recipe"]
+    assert resolved["settings"]["epochs"] == 3
+    assert resolved["settings"]["lr"] == 0.1
+    assert [use["slug"] for use in resolved["use"]] == ["logitclip"]
+
+
+def picture(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8), value, dtype=np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_folder_with_a_broken_image_and_an_empty_class(weathered, tmp_path):
+    for name, value in (("dark", 10), ("light", 240)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            (tmp_path / "photos" / name / f"{number}.png").write_bytes(picture(value + number))
+    (tmp_path / "photos" / "dark" / "broken.png").write_bytes(picture(1)[:40])
+    code, _, err = weathered("train", "photos", "--epochs", "1", "--model", "mlp")
+    assert code == 2
+    assert "broken.png" in err
+    code, out, err = weathered("train", "photos", "--epochs", "1", "--model", "mlp", "--skip-bad", "--json")
+    assert code == 0, err
+    record = json.loads((tmp_path / json.loads(out)["run"] / "run.json").read_text())
+    assert any("1" in note for note in record["data_notes"])
+    (tmp_path / "photos" / "empty").mkdir()
+    code, _, err = weathered("train", "photos", "--epochs", "1", "--model", "mlp", "--skip-bad")
+    assert code == 2
+    assert "empty" in err
+
+
+def test_a_pickle_is_never_opened(weathered, tmp_path):
+    np.savez(tmp_path / "bad.npz", x=np.array([{"a": 1}] * 4, dtype=object), y=np.arange(4) % 2)
+    code, _, err = weathered("train", "bad.npz", "--model", "mlp")
+    assert code == 2
+    assert "Traceback" not in err
+    with zipfile.ZipFile(tmp_path / "bad.npz") as archive:
+        assert archive.namelist()
+
+
+def test_features_with_nan_and_a_single_class(weathered, tmp_path):
+    rows = ["a,b,label"] + [f"{i},{i % 3},{i % 2}" for i in range(40)]
+    (tmp_path / "good.csv").write_text("\n".join(rows))
+    assert weathered("train", "good.csv", "--model", "mlp", "--epochs", "1")[0] == 0
+    (tmp_path / "nan.csv").write_text("\n".join([*rows, "nan,1,0"]))
+    code, _, err = weathered("train", "nan.csv", "--model", "mlp")
+    assert code == 2
+    assert "nan.csv" in err
+    (tmp_path / "single.csv").write_text("\n".join(["a,b,label"] + [f"{i},1,0" for i in range(20)]))
+    code, _, err = weathered("train", "single.csv", "--model", "mlp")
+    assert code == 2
+    assert "class" in err
+
+
+def test_a_full_disk_is_one_sentence(weathered):
+    code, _, err = weathered("train", "digits", *FAST, "--out", "/dev/full/runs")
+    assert code == 2
+    assert "Traceback" not in err
