@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from weathered.assemble import resolve
 from weathered.registry import NOISE, TAIL, TRAINING_SLOTS, Entry
 
-SPECS = {"absgd": "absgd:temperature=-1", "corruption": "corruption:kind=fog,severity=3"}
+SPECS = {
+    "absgd": "absgd:temperature=-1",
+    "corruption": "corruption:kind=fog,severity=3",
+    "open-set": "open-set:rate=0.2,source='npz:other.npz'",
+}
 """How commands name a method that cannot do without an option."""
 
 FLAWS = {"symmetric": "--noise", "asymmetric": "--noise", "instance": "--noise", "long-tail": "--long-tail"}

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,29 +11,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from weathered.__main__ import main
+
 
 @pytest.fixture
-def weathered(tmp_path, monkeypatch):
-    """Run the command in a folder of its own; (exit code, standard output, standard error)."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "WEATHERED_CACHE": str(tmp_path / "cache"),
-        "COLUMNS": "200",
-    }
+def weathered(tmp_path, monkeypatch, capsys):
+    """The command in a folder of its own: arguments -> (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEATHERED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "weathered", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return done.returncode, done.stdout, done.stderr
+        monkeypatch.setattr("sys.argv", ["weathered", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
 
     return run
+
+
+def test_the_module_runs_as_a_process_of_its_own():
+    done = subprocess.run([sys.executable, "-m", "weathered", "trian"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: No such command 'trian'. Did you mean 'train'?"
 
 
 FAST = ("--epochs", "1", "--model", "mlp:width=16", "--limit", "200")
@@ -163,7 +163,7 @@ def test_features_with_nan_and_a_single_class(weathered, tmp_path):
     (tmp_path / "nan.csv").write_text("\n".join([*rows, "nan,1,0"]))
     code, _, err = weathered("train", "nan.csv", "--model", "mlp")
     assert code == 2
-    assert "nan.csv" in err
+    assert "row 40" in err
     (tmp_path / "single.csv").write_text("\n".join(["a,b,label"] + [f"{i},1,0" for i in range(20)]))
     code, _, err = weathered("train", "single.csv", "--model", "mlp")
     assert code == 2

@@ -114,9 +114,21 @@ def test_a_damaged_weights_file_is_one_sentence(tmp_path):
 def test_ray_trains_the_same_weights(tmp_path):
     pytest.importorskip("ray", reason="Ray is an extra")
     recipes = [recipe(epochs=1), recipe(epochs=1, seed=1)]
-    local = run_all(recipes, tmp_path / "local", workers=1)
+    local = run_all(recipes, tmp_path / "local", workers=2)
     remote = run_all(recipes, tmp_path / "ray", launcher="ray")
     assert [outcome.error for outcome in remote] == [None, None]
     for one, other in zip(local, remote, strict=True):
         expected, found = load_file(one.folder.weights), load_file(other.folder.weights)
         assert all(expected[key].equal(found[key]) for key in expected)
+
+
+def test_a_run_on_changed_data_is_not_taken_for_this_one(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["a,b,label"] + [f"{i},{i % 7},{i % 2}" for i in range(40)]))
+    made = Recipe(data=DataOptions(train=str(table)), model="mlp:width=8", settings=Settings(epochs=1, batch_size=8))
+    folder = train(made, tmp_path / "runs")
+    assert train(made, tmp_path / "runs").path == folder.path
+    table.write_text(table.read_text() + "\n99,1,1")
+    for again in (lambda: train(made, tmp_path / "runs"), lambda: load_run(folder.path)):
+        with pytest.raises(WeatheredError, match=r"the data have changed since .* was trained on them"):
+            again()

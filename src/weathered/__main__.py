@@ -21,7 +21,8 @@ def main() -> None:
         Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red"), text, sep="", end="\n")
 
     # typer carries its own copy of click in newer releases, so the class is found through what it exports
-    usage_error = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    family = [kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"]
+    usage_error = cast(type[Exception], family[0])
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

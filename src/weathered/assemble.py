@@ -107,6 +107,10 @@ def build(use: Use, dataset: Dataset | None = None) -> Any:
             if len(inner) != 1 or inner[0].entry.slot != "loss":
                 raise SpecError(f"{use.slug}: option '{name}' takes a loss, got '{value}'.")
             options[name] = build(inner[0], dataset)
+        elif isinstance(value, str) and hints.get(name) is Dataset:
+            from weathered.data.sources import load
+
+            options[name] = load(value)
     known = parameters(factory)
     for name in FILLED:
         if name in known:

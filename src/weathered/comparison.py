@@ -205,7 +205,8 @@ def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
         taken = [arm.name for arm in arms]
         unique = f"{name} ({number})" if name in taken else name
         arms.append(_collect(unique, use, [runs[seed] for seed in seeds]))
-    first = next(iter(recipes.values()))
+    # what arms share has no methods of its own: each arm carries all of its recipe's
+    first = replace(next(iter(recipes.values())), use=())
     return CompareResult(tuple(arms), arms[0].name, tuple(seeds), first, out, {})
 
 

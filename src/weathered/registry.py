@@ -166,6 +166,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Cao, NeurIPS 2019", "Thin the classes to an exponential or step profile.",
     ),
     Entry(
+        "open-set", "weathered.data.makers.open_set_noise:OpenSetNoise", "maker", (NOISE,),
+        "Wang, CVPR 2018", "Images of another data set under the labels of this one.",
+    ),
+    Entry(
         "corruption", "weathered.data.makers.corruption:Corruption", "maker", (ROBUST,),
         "Hendrycks, ICLR 2019", "One of 15 image corruptions at a severity from 1 to 5.",
     ),

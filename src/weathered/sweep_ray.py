@@ -17,6 +17,7 @@ def launch_ray(recipes: Sequence[Recipe], out: Path, threads: int = 1) -> dict[s
     """
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise WeatheredError("the ray launcher needs Ray: pip install 'weathered[ray]'.") from error
     mine = not ray.is_initialized()
@@ -36,7 +37,7 @@ def launch_ray(recipes: Sequence[Recipe], out: Path, threads: int = 1) -> dict[s
         for name, reference in pending.items():
             try:
                 errors[name] = ray.get(reference)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 errors[name] = f"Ray lost the run: {str(error).splitlines()[0]}"
         return errors
     finally:

@@ -25,11 +25,12 @@ from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.result import AuditResult
 from weathered.core.checkpoint import newest_checkpoint, save_weights
-from weathered.core.errors import CheckpointError, WeatheredError
+from weathered.core.errors import CheckpointError, DataError, WeatheredError
 from weathered.core.fit import fit
 from weathered.core.predict import predict_logits
 from weathered.core.run import Run
 from weathered.data.dataset import Dataset
+from weathered.data.fingerprint import data_fingerprint
 from weathered.data.prepare import Splits, prepare
 from weathered.incremental.recipe_run import (
     AnalyticClassifier,
@@ -93,6 +94,8 @@ def train(
     observer: called after each step. resume: go on from a checkpoint; otherwise an unfinished folder is refused.
     """
     folder = RunFolder(out / recipe.hash)
+    fingerprint = data_fingerprint(recipe.data)
+    _same_data(folder, fingerprint)
     if folder.state == "done":
         return folder
     if folder.state == "incomplete" and not resume and newest_checkpoint(folder.checkpoints):
@@ -105,7 +108,7 @@ def train(
     with _alone(folder):
         if folder.state == "done":
             return folder
-        record = _start_record(recipe, run, folder)
+        record = _start_record(recipe, run, folder, fingerprint)
         folder.write_json("run.json", record)
         seconds = _train(run, splits, folder, recipe.hash, observer)
         _conclude(recipe, run, splits, folder, record, seconds)
@@ -187,7 +190,15 @@ def _per_sample(splits: Splits, train_logits: Tensor, test_logits: Tensor) -> di
     return {column: np.concatenate(values) for column, values in columns.items()}
 
 
-def _start_record(recipe: Recipe, run: Run, folder: RunFolder) -> dict[str, Any]:
+def _same_data(folder: RunFolder, fingerprint: str) -> None:
+    """Refuse a folder whose run was made from other files than those that are there now."""
+    if (folder.path / "run.json").exists() and folder.read_json("run.json")["data_fingerprint"] != fingerprint:
+        raise DataError(
+            f"the data have changed since {folder.path} was trained on them. Use another --out, or delete the folder."
+        )
+
+
+def _start_record(recipe: Recipe, run: Run, folder: RunFolder, fingerprint: str) -> dict[str, Any]:
     threads = torch.get_num_threads()
     if (folder.path / "run.json").exists():
         # the number of threads changes the order of sums: a resumed run keeps it
@@ -198,6 +209,7 @@ def _start_record(recipe: Recipe, run: Run, folder: RunFolder) -> dict[str, Any]
         "hash": recipe.hash,
         "recipe": recipe.to_tree(),
         "resolved": recipe.canonical(),
+        "data_fingerprint": fingerprint,
         "data_notes": list(run.train.notes),
         "train_size": len(run.train),
         "classes": list(run.train.class_names),
@@ -251,6 +263,7 @@ def load_run(path: Path | str) -> LoadedRun:
     if folder.state != "done":
         raise WeatheredError(f"{folder.path} is not finished. Go on with it by 'weathered train ... --resume'.")
     recipe = Recipe.from_tree(record["recipe"], str(folder.path / "run.json"))
+    _same_data(folder, data_fingerprint(recipe.data))
     splits = prepare(recipe)
     run = build_run(recipe, splits)
     model = run.procedure.predictor(run)

@@ -11,7 +11,7 @@ from rich.table import Table
 from weathered.audit.result import AuditResult
 from weathered.audit.run_audits import AUDITS, AuditOptions
 from weathered.cli.progress import plain_progress
-from weathered.core.errors import SpecError
+from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.spec import near
 from weathered.training import load_run
 
@@ -38,7 +38,12 @@ def audit_runs(
     results: list[AuditResult] = []
     with plain_progress("audits", len(wanted)) as advance:
         for name in wanted:
-            result = AUDITS[name](runs, options)
+            try:
+                result = AUDITS[name](runs, options)
+            except WeatheredError:
+                raise
+            except ValueError as error:
+                raise WeatheredError(f"audit '{name}': {error}.") from error
             results.append(result)
             kept[result.audit] = result.to_json()
             folder.write_json("audit.json", kept)

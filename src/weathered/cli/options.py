@@ -20,6 +20,7 @@ CleanColumn = Annotated[str | None, typer.Option(help="The column with the truth
 Root = Annotated[Path | None, typer.Option(help="Where torchvision data sets lie.")]
 Noise = Annotated[str | None, typer.Option(help="Make wrong labels: symmetric:0.4, asymmetric:0.4, instance:0.4.")]
 LongTail = Annotated[str | None, typer.Option(help="Thin classes to this ratio: 50, or 50,kind=step.")]
+Make = Annotated[list[str] | None, typer.Option("--make", help="Any data maker as name:option=value; repeat for more.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many training samples, drawn at random.")]
 Validation = Annotated[float | None, typer.Option(help="Share of the training set that methods may read.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images and count them.")]
@@ -35,6 +36,7 @@ LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning 
 Optimizer = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")]
 WeightDecay = Annotated[float | None, typer.Option(help="Weight decay.")]
 Schedule = Annotated[str | None, typer.Option(help="cosine, step or constant.")]
+Evaluations = Annotated[int | None, typer.Option(help="How often the test set is scored during training.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Precision = Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")]
 ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory layout for convolutions.")]
@@ -60,6 +62,7 @@ def make_recipe(
     recipe = Recipe.from_file(file) if file is not None else Recipe(settings=Settings())
     made = [with_key(text, key) for text, key in ((_tail(long_tail), "imbalance"), (noise, "rate")) if text]
     given = {key: value for key, value in data.items() if value is not None and value is not False}
+    made += given.pop("make", [])
     if made:
         given["make"] = tuple(made)
     changed = {key: value for key, value in settings.items() if value is not None and value is not False}

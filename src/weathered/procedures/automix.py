@@ -76,9 +76,10 @@ class AutoMix(Procedure):
     alpha > 0: of the Beta distribution of lam. momentum, momentum_end in [0, 1]: of the average, held for a tenth of
     training and then raised by a cosine. By default the average spans a sixth of training, at most the paper's 0.999,
     and only from there rises to 0.99999: an average as long as the training keeps its random start.
-    stage: whose feature maps the block sees, as in forward_intermediates, the last but one by default. lam_encoding: show lam to the block; the authors leave it
-    out on CIFAR, where the mask then follows lam in the mean only. margin in [0, 1/2]: lam that close to 0 or 1 is
-    mixed evenly for q. mask_weight >= 0, mask_tolerance in [0, 1]: w and eps. reduction: of the block's channels.
+    stage: whose feature maps the block sees, as in forward_intermediates, the last but one by default. lam_encoding:
+    show lam to the block; the authors leave it out on CIFAR, where the mask then follows lam in the mean only. margin
+    in [0, 1/2]: lam that close to 0 or 1 is mixed evenly for q. mask_weight >= 0, mask_tolerance in [0, 1]: w and eps.
+    reduction: of the block's channels.
 
     Any loss part serves all three losses. A reweight part sees clean and mixed samples as one batch of 2 B; the loss
     that trains the block is not weighted. Raises ValueError in `setup` if the classifier cannot be drawn anew.

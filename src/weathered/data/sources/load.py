@@ -94,7 +94,7 @@ def load_pair(
     """
     options = ReadOptions(label_column, clean_column, None, image_size, root, False, memory_limit_bytes)
     whole = _read(spec, options)
-    name = _parse(spec)[0]
+    name = parse_source(spec)[0]
     if test_spec is None and name not in HAVE_TEST_SPLIT:
         kept, held = stratified_split(whole.labels, test_fraction, generator(seed, "test split"))
         # one look at the whole, so that both parts agree on grey or colour
@@ -171,7 +171,7 @@ def _require_all_classes(dataset: Dataset, index: torch.Tensor) -> None:
 
 
 def _read(spec: str, options: ReadOptions) -> Dataset:
-    name, rest = _parse(spec)
+    name, rest = parse_source(spec)
     module, _, function = READERS[name].partition(":")
     reader: Reader = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
     dataset = reader(rest, options)
@@ -194,7 +194,7 @@ def resized(images: torch.Tensor, size: int) -> torch.Tensor:
     return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
-def _parse(spec: str) -> tuple[str, str]:
+def parse_source(spec: str) -> tuple[str, str]:
     """(source, rest) of a spec or a bare path. Raises DataError with a suggestion."""
     name, colon, rest = spec.partition(":")
     if name in READERS:
