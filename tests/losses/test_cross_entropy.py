@@ -100,3 +100,9 @@ def test_smoothing_keeps_a_trained_model_less_certain(small_digits: Dataset):
         confidence.append(float(logits.softmax(1).max(1).values.mean()))
     assert confidence[0] > 0.9
     assert confidence[1] == pytest.approx(0.7 + 0.3 / 10, abs=0.1)
+
+
+def test_a_negative_label_is_an_error_and_not_a_loss_of_zero():
+    for label in (-100, -1, 3):
+        with pytest.raises(IndexError):
+            CrossEntropy()(torch.zeros(1, 3), torch.tensor([label]))

@@ -26,7 +26,8 @@ def _bar() -> Iterator[Progress]:
     try:
         yield progress
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _task(progress: Progress, name: str, total: float) -> TaskID:

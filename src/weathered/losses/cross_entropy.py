@@ -10,12 +10,16 @@ from torch.nn import functional as F
 
 from weathered.core.roles import Part
 
+NO_LABEL = -(2**62)
+"""A value that no label has, so that none is ignored."""
+
 
 def cross_entropy(
     logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], label_smoothing: float = 0.0
 ) -> Float[Tensor, "B"]:
     """Negative log-likelihood per sample, in nats. logits (B, C), any real numbers; labels (B,) in [0, C)."""
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    # torch's default would give a label of -100 the loss 0 without a word
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=NO_LABEL)
 
 
 class CrossEntropy(Part):
