@@ -28,6 +28,7 @@ SENTENCE = "Combining the scores of several models by p-values separates unseen 
 DATA = "digits"
 METRIC = "AUROC of digits 7 to 9 against test digits 0 to 6"
 BASELINE = "mean single model"
+MAIN = "zode"
 ARMS = ("mean single model", "zode", "smallest p-value", "mean p-value")
 HIGHER_IS_BETTER = True
 SECONDARY_METRIC = "OOD accepted, ties split"
