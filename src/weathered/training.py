@@ -91,7 +91,8 @@ def train(
 ) -> RunFolder:
     """Train a recipe into `out`/<hash> and return the folder; a finished one is returned as it is.
 
-    observer: called after each step. resume: go on from a checkpoint; otherwise an unfinished folder is refused.
+    observer: called after each step. fabric: a launched Fabric for several devices, of which the first writes.
+    resume: go on from a checkpoint; otherwise an unfinished folder is refused.
     """
     folder = RunFolder(out / recipe.hash)
     fingerprint = data_fingerprint(recipe.data)
@@ -104,14 +105,21 @@ def train(
         )
     splits = prepare(recipe)
     run = build_run(recipe, splits, fabric)
+    if not run.fabric.is_global_zero:
+        run.fabric.barrier()
+        fit(run, folder=folder.checkpoints, recipe_hash=recipe.hash, observer=observer)
+        run.fabric.barrier()
+        return folder
     folder.path.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if folder.state == "done":
             return folder
         record = _start_record(recipe, run, folder, fingerprint)
         folder.write_json("run.json", record)
+        run.fabric.barrier()
         seconds = _train(run, splits, folder, recipe.hash, observer)
         _conclude(recipe, run, splits, folder, record, seconds)
+        run.fabric.barrier()
     return folder
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.certify.smoothing import RandomizedSmoothing, average_certified_radius, certified_accuracy
 from weathered.core.errors import DataError
+from weathered.core.predict import device_of
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.stats import proportion_interval
@@ -29,8 +32,9 @@ def audit_certified(
     if not dataset.is_image:
         raise DataError(f"{dataset.name}: the certified audit needs images, but the data are a table.")
     smoothing = RandomizedSmoothing(sigma, n0=n0, n=n, alpha=alpha, early_stop=True)
-    x = dataset.floats(torch.arange(len(dataset)))
+    x = dataset.floats(torch.arange(len(dataset))).to(device_of(model))
     result = smoothing.certify(model, x, generator(seed, "certified audit"))
+    result = replace(result, labels=result.labels.cpu(), radii=result.radii.cpu(), counts=result.counts.cpu())
     radii = np.linspace(0, smoothing.radius_ceiling, 9).round(3)
     estimates = certified_accuracy(result, dataset.labels, radii.tolist())
     abstained = proportion_interval(int((result.labels == -1).sum()), len(dataset))

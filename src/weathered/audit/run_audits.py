@@ -16,7 +16,7 @@ from weathered.audit.ood_model import audit_model_ood, build_scores, score_value
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.result import AuditResult
 from weathered.core.errors import DataError, SpecError
-from weathered.core.predict import eval_mode
+from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load
@@ -65,7 +65,7 @@ def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
 
     def predict(x: Tensor) -> Tensor:
         with eval_mode(model), torch.no_grad():
-            return runs[0].run.test_logits(model(x))
+            return runs[0].run.test_logits(model(x.to(device_of(model)))).cpu()
 
     return audit_corruption(predict, test, runs[0].recipe.settings.seed)
 

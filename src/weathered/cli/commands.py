@@ -40,6 +40,9 @@ def train(
     evaluations: opt.Evaluations = None,
     precision: opt.Precision = None,
     channels_last: opt.ChannelsLast = False,
+    accelerator: opt.Accelerator = "auto",
+    devices: opt.Devices = 1,
+    nodes: opt.Nodes = 1,
     out: opt.Out = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the verdict.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
@@ -56,7 +59,7 @@ def train(
     if dry_run:
         dry(made, as_json)
     else:
-        train_one(made, out, resume, as_json)
+        train_one(made, out, resume, as_json, accelerator, devices, nodes)
 
 
 def compare(

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,10 +43,25 @@ def dry(recipe: Recipe, as_json: bool) -> None:
     typer.echo(f"verdict: {verdict}; {run.total_steps} steps of {run.batch_size} samples")
 
 
-def train_one(recipe: Recipe, out: Path, resume: bool, as_json: bool) -> None:
+def train_one(
+    recipe: Recipe, out: Path, resume: bool, as_json: bool, accelerator: str = "auto", devices: int = 1, nodes: int = 1
+) -> None:
     """Train a recipe with a progress bar and print its results."""
-    with training_progress() as observe:
-        folder = train(recipe, out, observer=observe, resume=resume)
+    from lightning_fabric import Fabric
+
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    precision = cast(Any, recipe.settings.precision)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision
+        )
+    except (RuntimeError, ValueError) as error:
+        raise SpecError(f"--accelerator {accelerator} --devices {devices}: {error}") from error
+    fabric.launch()
+    with training_progress() if fabric.is_global_zero else nullcontext(None) as observe:
+        folder = train(recipe, out, observer=observe, fabric=fabric, resume=resume)
+    if not fabric.is_global_zero:
+        return
     record = folder.read_json("run.json")
     if as_json:
         typer.echo(json.dumps({"run": str(folder.path), "results": record["results"]}, indent=2))

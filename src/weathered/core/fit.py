@@ -38,6 +38,8 @@ def fit(
     """
     if folder is not None and (path := newest_checkpoint(folder)) is not None:
         run.load_state_dict(load_checkpoint(path, recipe_hash))
+    # the first process removes old checkpoints, which the others may still be reading
+    run.fabric.barrier()
     stop = run.total_steps if max_steps is None else min(run.step + max_steps, run.total_steps)
     saved = time.monotonic()
 
@@ -47,7 +49,8 @@ def fit(
             save_checkpoint(folder, run.state_dict(), recipe_hash)
         saved = time.monotonic()
 
-    with torch.random.fork_rng(devices=[]), _deferred_interrupt() as interrupted:
+    cards = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards), _deferred_interrupt() as interrupted:
         for rows, x in _batches(run, stop):
             train_step(run, rows, x)
             if run.step % run.steps_per_epoch == 0:

@@ -29,6 +29,11 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model computes: the device of its first parameter, the CPU without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 @torch.no_grad()
 def predict_logits(
     model: nn.Module, dataset: Dataset, batch_size: int = 1024, run: Run | None = None
@@ -38,7 +43,7 @@ def predict_logits(
     run: gives device, precision and memory layout; the CPU in float32 without.
     Raises NonFinite naming the row whose logits are not finite.
     """
-    device = run.device if run is not None else next(iter(model.parameters()), torch.zeros(())).device
+    device = device_of(model)
     layout = run is not None and run.settings.channels_last and dataset.is_image
     chunks = []
     with eval_mode(model), run.autocast() if run is not None else nullcontext():

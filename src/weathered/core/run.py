@@ -36,7 +36,7 @@ class Run:
     model: a network, or a function seed -> network. train: the training data. procedure: what a step does.
     loss, transforms, reweight, terms, sampler, stepper: the parts; see `core.roles`.
     validation: data that parts may read during training. aux: named auxiliary data, as in {"ood": dataset}.
-    settings: length, optimizer, seed. fabric: devices and precision; one CPU by default.
+    settings: length, optimizer, seed. fabric: devices and precision; one device by default, a GPU if there is one.
     Raises Incompatible before the first batch if the parts do not fit together, the data or the model.
     """
 
@@ -314,4 +314,4 @@ class Run:
 def _one_device(precision: str) -> Fabric:
     from lightning_fabric import Fabric
 
-    return Fabric(accelerator="cpu", devices=1, precision=cast(Any, precision))
+    return Fabric(accelerator="auto", devices=1, precision=cast(Any, precision))

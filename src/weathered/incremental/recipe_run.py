@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.errors import Incompatible, SpecError
-from weathered.core.predict import eval_mode
+from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import derive_seed
 from weathered.data.dataset import Dataset
 from weathered.data.prepare import Splits
@@ -69,11 +69,11 @@ def pooled_features(model: nn.Module, dataset: Dataset, batch_size: int = 1024) 
     """Features (N, b) of the frozen network, in evaluation mode."""
     if not hasattr(model, "forward_features"):
         raise Incompatible("an incremental learner needs 'features', but the model has no forward_features.")
-    network, chunks = cast(Any, model), []
+    network, chunks, device = cast(Any, model), [], device_of(model)
     with eval_mode(model), torch.no_grad():
         for rows in torch.arange(len(dataset)).split(batch_size):
-            x = dataset.floats(rows)
-            chunks.append(network.forward_head(network.forward_features(x), pre_logits=True).float())
+            x = dataset.floats(rows).to(device)
+            chunks.append(network.forward_head(network.forward_features(x), pre_logits=True).float().cpu())
     return torch.cat(chunks)
 
 
@@ -84,7 +84,8 @@ def learn_phases(
     train, test = pooled_features(model, splits.train), pooled_features(model, splits.test)
     result = run_incremental(learner, groups, (train, splits.train.labels), (test, test_labels))
     width, expansion = learner.V_.shape
-    return AnalyticClassifier(model, learner, width, expansion, splits.train.num_classes), result
+    classifier = AnalyticClassifier(model, learner, width, expansion, splits.train.num_classes)
+    return classifier.to(device_of(model)), result
 
 
 def incremental_audit(result: IncrementalResult, class_names: tuple[str, ...]) -> AuditResult:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from weathered.core.errors import NonFinite
-from weathered.core.predict import eval_mode
+from weathered.core.predict import device_of, eval_mode
 from weathered.data.dataset import Dataset, as_float
 from weathered.scores.base import Evidence, LinearHead
 
@@ -20,11 +20,6 @@ def batches(data: Dataset | Tensor, batch_size: int, device: torch.device) -> It
     for rows in torch.arange(len(data)).split(batch_size):
         if len(rows):
             yield as_float(fetch(rows).to(device))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model computes: the device of its first parameter, the CPU without any."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def stream(

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weathered.core.predict import eval_mode
+from weathered.core.predict import device_of, eval_mode
 from weathered.scores.base import Evidence, Score, check_matrix, check_temperature, doubt, need
-from weathered.scores.extract import batches, device_of
+from weathered.scores.extract import batches
 
 
 def check_epsilon(epsilon: float) -> None:
