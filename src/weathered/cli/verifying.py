@@ -56,7 +56,7 @@ def ledger_table(records: list[dict[str, Any]]) -> Table:
         table.add_row(
             record["slug"],
             f"{record['main']} - {record['baseline']}",
-            record["metric"],
+            record["metric"].partition(",")[0],
             f"{record['difference']:+.4f}",
             f"[{low:+.4f}, {high:+.4f}]",
             str(len(record["seeds"])),
