@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-from common import accuracy, split_digits
+from common import accuracy, perceptron, split_digits
 from weathered.core.fit import fit
 from weathered.core.procedure import Procedure
 from weathered.core.rng import generator
 from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.data.makers.symmetric_noise import SymmetricNoise
-from weathered.nn.build import build_model
 from weathered.procedures.jocor import JoCoR
 from weathered.procedures.supervised import Supervised
 
@@ -42,7 +41,6 @@ def measure(seed: int) -> dict[str, float]:
     }
     values = {}
     for name, procedure in arms.items():
-        model = build_model("mlp:width=256,depth=2", train, seed=seed)
-        run = fit(Run(model, train, procedure=procedure, settings=replace(SETTINGS, seed=seed)))
+        run = fit(Run(perceptron(train, (256, 256)), train, procedure=procedure, settings=replace(SETTINGS, seed=seed)))
         values[name] = accuracy(run.predict(test), test.labels)
     return values

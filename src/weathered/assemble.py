@@ -8,7 +8,7 @@ from typing import Any
 from weathered.core.errors import SpecError
 from weathered.core.facts import traits_of
 from weathered.core.roles import Loss
-from weathered.core.spec import check_options, near, option_types, parameters, parse, render
+from weathered.core.spec import as_annotated, check_options, near, option_types, parameters, parse, render
 from weathered.data.dataset import Dataset
 from weathered.registry import ALIASES, TABLE, TRAINING_SLOTS, Entry
 
@@ -80,12 +80,13 @@ def _expand(entry: Entry, options: dict[str, Any]) -> list[Use]:
         ]
     factory = import_part(entry)
     check_options(entry.slug, factory, options, hidden=FILLED)
+    hints = option_types(factory)
     resolved = {}
     for name, parameter in parameters(factory).items():
         if name in FILLED:
             continue
         if name in options:
-            resolved[name] = options[name]
+            resolved[name] = as_annotated(options[name], hints.get(name))
         elif parameter.default is parameter.empty:
             raise SpecError(f"{entry.slug} needs the option '{name}', as in {entry.slug}:{name}=...")
         elif parameter.default is not None:

@@ -149,8 +149,8 @@ def compare(
     baseline = baseline or ("ce" if "ce" in arms else next(iter(arms)))
     if baseline not in arms:
         raise SpecError(f"the baseline '{baseline}' is not among the arms: {', '.join(arms)}.")
-    if len(arms) < 2 or len(set(seeds)) < 1:
-        raise SpecError("a comparison needs at least two arms and one seed.")
+    if len(arms) < 2 or not seeds or len(set(seeds)) < len(seeds):
+        raise SpecError(f"a comparison needs at least two arms and different seeds, got {len(arms)} and {list(seeds)}.")
     planned = plan(recipe, arms, seeds)
     check_plan(planned)
     everything = [item for recipes in planned.values() for item in recipes]
@@ -164,7 +164,8 @@ def compare(
             raise WeatheredError(f"the baseline '{name}' failed: {broken[0]}")
         if not broken:
             collected.append(_collect(name, arms[name], folders))
-    digest = hashlib.sha256(json.dumps(sorted(item.hash for item in everything)).encode()).hexdigest()[:12]
+    identity = [baseline, *arms, *(item.hash for item in everything)]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     result = CompareResult(tuple(collected), baseline, tuple(seeds), recipe, out / f"compare-{digest}", failed)
     write_atomic(result.path / "comparison.json", json.dumps(plain(result.to_json()), indent=2) + "\n")
     return result
@@ -184,7 +185,8 @@ def read_comparison(path: Path) -> CompareResult:
 def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
     """Finished runs as a comparison: those that differ in nothing but the seed form an arm, the first the baseline.
 
-    Only seeds that all arms have are compared. Raises DataError if runs are unfinished or share no seed.
+    Only seeds that all arms have are compared. Raises DataError if runs are unfinished, share no seed, or were
+    trained on other data than each other.
     """
     groups: dict[str, dict[int, RunFolder]] = {}
     recipes: dict[str, Recipe] = {}
@@ -192,7 +194,11 @@ def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
         if folder.state != "done":
             raise DataError(f"{folder.path} is not finished; go on with it by 'weathered train ... --resume'.")
         recipe = Recipe.from_tree(folder.read_json("run.json")["recipe"], str(folder.path))
-        key = replace(recipe, data=replace(recipe.data, seed=None)).with_settings(seed=0).hash
+        if recipes and recipe.data != next(iter(recipes.values())).data:
+            raise DataError(
+                f"{folder.path} was trained on other data than {folders[0].path}; compare runs on the same."
+            )
+        key = recipe.with_settings(seed=0).hash
         groups.setdefault(key, {})[recipe.settings.seed] = folder
         recipes.setdefault(key, recipe)
     seeds = sorted(set.intersection(*(set(runs) for runs in groups.values())))

@@ -11,7 +11,7 @@ from typing import Any
 from weathered.assemble import resolve
 from weathered.core.errors import SpecError
 from weathered.core.settings import Settings
-from weathered.core.spec import fits, near, option_types
+from weathered.core.spec import as_annotated, fits, near, option_types
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Recipe:
         """The recipe with every default of every method written out; equal recipes give equal trees."""
         tree = asdict(self)
         tree["data"]["seed"] = self.data_seed
+        hints = option_types(Settings)
+        tree["settings"] = {key: as_annotated(value, hints[key]) for key, value in tree["settings"].items()}
         tree["use"] = [{"slug": use.slug, "options": dict(use.options)} for use in resolve(self.use)]
         # neither changes a result: how often the state is saved, how many processes decode
         for name in ("checkpoint_seconds", "workers"):
@@ -124,7 +126,7 @@ def _record(kind: type, given: Any, where: str) -> Any:
             value = tuple(value)
         if not fits(value, hints[key]):
             raise SpecError(f"{where}: '{key}' got {value!r}, which does not fit.")
-        values[key] = value
+        values[key] = as_annotated(value, hints[key])
     try:
         return kind(**values)
     except ValueError as error:

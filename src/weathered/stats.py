@@ -74,15 +74,19 @@ class Comparison(NamedTuple):
 def paired_comparison(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
     """Paired t interval and test of arm - baseline, seed by seed.
 
-    arm, baseline: one value per seed, in the same order of seeds. Raises ValueError if their lengths differ.
+    arm, baseline: one value per seed, in the same order of seeds, finite. Where all differences are equal the spread
+    is not known: the interval is infinite and p is 1. Raises ValueError if lengths differ or a value is not finite.
     """
     if len(arm) != len(baseline):
         raise ValueError(f"a paired comparison needs the same seeds, got {len(arm)} and {len(baseline)} values")
+    if not np.isfinite([*arm, *baseline]).all():
+        raise ValueError(f"a paired comparison needs finite values, got {list(arm)} and {list(baseline)}")
     differences = np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)
     estimate = mean_interval(differences.tolist())
     if len(differences) < 2:
         return Comparison(estimate, 1.0)
     spread = float(differences.std(ddof=1))
     if spread == 0:
-        return Comparison(estimate, 1.0 if estimate.value == 0 else 0.0)
+        # shares are counts over n, so equal differences over a few seeds happen by chance and prove nothing
+        return Comparison(Estimate(estimate.value, -np.inf, np.inf, estimate.n), 1.0)
     return Comparison(estimate, float(stats.ttest_rel(arm, baseline).pvalue))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,7 +85,9 @@ class RunFolder:
             part.unlink(missing_ok=True)
 
     def finish(self) -> None:
+        """Mark the run as done and remove its checkpoint, which nothing will read again."""
         write_atomic(self.path / "done", "")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -84,6 +84,9 @@ def train_quietly(tree: dict[str, Any], out: str, observer: Callable[[Run], None
         return str(error)
     except OSError as error:
         return f"{error.strerror or error}: {error.filename or out}. Free some space or choose another --out."
+    except Exception as error:
+        # a defect in one part must not take the other runs of a sweep with it
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return None
 
 
@@ -117,14 +120,29 @@ def _work(tree: dict[str, Any], out: str) -> str | None:
 def _launch_local(
     recipes: Sequence[Recipe], out: Path, workers: int | None, watcher: Watcher | None
 ) -> dict[str, str | None]:
-    if not recipes:
-        return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(recipes)))
+    errors: dict[str, str | None] = {}
+    todo = list(recipes)
+    while todo:
+        _run_pool(todo, out, workers, max(1, cores // workers), watcher, errors)
+        # a killed process takes the pool with it: what it never began goes into a new one
+        begun = [recipe for recipe in todo if RunFolder(out / recipe.hash).state != "absent"]
+        todo = [recipe for recipe in todo if errors[recipe.hash] == KILLED and recipe not in begun] if begun else []
+    return errors
+
+
+def _run_pool(
+    recipes: Sequence[Recipe],
+    out: Path,
+    workers: int,
+    threads: int,
+    watcher: Watcher | None,
+    errors: dict[str, str | None],
+) -> None:
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    errors: dict[str, str | None] = {}
-    with ProcessPoolExecutor(workers, context, _start_worker, (messages, max(1, cores // workers))) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (messages, threads)) as pool:
         futures: dict[Future[str | None], Recipe] = {
             pool.submit(_work, recipe.to_tree(), str(out)): recipe for recipe in recipes
         }
@@ -135,20 +153,22 @@ def _launch_local(
                 for future in done:
                     name = futures[future].hash
                     errors[name] = _error_of(future)
-                    if watcher is not None:
+                    if watcher is not None and errors[name] != KILLED:
                         watcher(Status(name, 1, 1, ended=True))
                 _pass_on(messages, watcher, errors)
         except KeyboardInterrupt:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return errors
+
+
+KILLED = "its process was killed, perhaps for want of memory; the same command goes on from the last checkpoint"
 
 
 def _error_of(future: Future[str | None]) -> str | None:
     try:
         return future.result()
     except BrokenProcessPool:
-        return "its process was killed, perhaps for want of memory; the same command goes on from the last checkpoint"
+        return KILLED
 
 
 def _pass_on(messages: Any, watcher: Watcher | None, ended: dict[str, str | None]) -> None:

@@ -159,9 +159,13 @@ def _conclude(
         predictor, result = learn_phases(learner, predictor, splits, truth(splits), groups)
         audits.append(incremental_audit(result, splits.train.class_names))
     logits = [run.test_logits(predict_logits(predictor, data, run=run)) for data in (splits.train, splits.test)]
-    audits += standard_audits(logits[1], splits)
+    audits += standard_audits(logits[1], splits)[: 1 if learner is not None else None]
     folder.write_json("audit.json", {result.audit: result.to_json() for result in audits})
-    folder.write_per_sample(_per_sample(splits, *logits))
+    columns = _per_sample(splits, *logits)
+    if learner is not None:
+        # ridge scores are no logits: nothing that reads them as probabilities is kept
+        columns = {name: values for name, values in columns.items() if name not in PROBABILISTIC}
+    folder.write_per_sample(columns)
     save_weights(folder.weights, predictor)
     results = {name: value._asdict() for result in audits for name, value in result.summary.items()}
     folder.write_json("run.json", {**record, "results": results, "seconds": seconds})
@@ -175,6 +179,9 @@ def standard_audits(test_logits: Tensor, splits: Splits) -> list[AuditResult]:
         audit_accuracy(test_logits, labels, names, train_counts=splits.train.class_counts),
         audit_calibration(test_logits, labels),
     ]
+
+
+PROBABILISTIC = ("confidence", "label_probability", "loss")
 
 
 def _per_sample(splits: Splits, train_logits: Tensor, test_logits: Tensor) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from weathered.audit.ood import audit_ood
 from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.result import AuditResult
-from weathered.core.errors import DataError, SpecError
+from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load
+from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.scores.extract import extract
 from weathered.scores.zode import ZODE
 from weathered.training import LoadedRun, truth
@@ -54,6 +55,11 @@ def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
 
 
 def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
+    if isinstance(runs[0].model, AnalyticClassifier):
+        raise Incompatible(
+            f"{runs[0].folder.path}: the scores of an incremental ridge classifier are not probabilities, so there is "
+            "no calibration to audit. Leave that audit out."
+        )
     test = _test(runs[0], options)
     return audit_calibration(runs[0].predict(test), test.labels)
 

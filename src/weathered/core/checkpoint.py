@@ -64,7 +64,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any], recipe_hash: str) -> No
         (part / STATE).write_text(text)
         final = folder / f"step-{int(state['step']):09d}"
         if final.exists():
-            shutil.rmtree(final)
+            # aside first: at no moment is there no whole checkpoint, and .partial- folders are removed below
+            os.replace(final, folder / f".partial-{uuid.uuid4().hex}")
         os.replace(part, final)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 Gradients are averaged explicitly after the backward pass instead of by hooks on one wrapped module, so that
 second networks, inner loops and direct calls of `forward_features` are covered without further care.
+Batch normalisation is not synchronised: each process uses the statistics of its own share, and a checkpoint holds the
+running statistics of the first.
 """
 
 from collections.abc import Sequence

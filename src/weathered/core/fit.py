@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ def _batches(run: Run, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _close_epoch(run: Run, after_epoch: Callable[[Run, float], None] | None) -> None:
-    total, steps = run.epoch_losses.tolist()
+    total, steps = cast(Tensor, run.fabric.all_reduce(run.epoch_losses.clone(), reduce_op="sum")).tolist()
     for part in (run.procedure, *(part for _, part in run.parts)):
         if isinstance(part, Part):
             part.after_epoch(run)

@@ -114,6 +114,13 @@ def fits(value: Any, annotation: Any) -> bool:
     return True
 
 
+def as_annotated(value: Any, annotation: Any) -> Any:
+    """A whole number where a float is wanted becomes one, so that 1 and 1.0 name the same recipe."""
+    options = typing.get_args(annotation) or (annotation,)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and float in options and int not in options else value
+
+
 def describe(annotation: Any) -> str:
     """An annotation in words for an error message."""
     origin = typing.get_origin(annotation)

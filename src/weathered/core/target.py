@@ -33,7 +33,8 @@ class Target:
         """All C labels, weighted by a distribution per sample: (B, C), rows >= 0 that sum to 1 within 1e-4."""
         if probabilities.ndim != 2:
             raise ValueError(f"soft labels must be (B, C), got shape {tuple(probabilities.shape)}")
-        wrong = ((probabilities.sum(1) - 1).abs() > 1e-4) | (probabilities < 0).any(1)
+        # written so that NaN fails it too
+        wrong = ~((probabilities.sum(1) - 1).abs() <= 1e-4) | ~(probabilities >= 0).all(1)
         if wrong.any():
             row = int(wrong.nonzero()[0])
             raise ValueError(

@@ -1,5 +1,6 @@
 """The data of a recipe: loaded, split, given their flaws, the same for every arm of a comparison."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,10 +38,12 @@ def prepare(recipe: Recipe) -> Splits:
         limit=options.limit,
         seed=seed,
     )
+    seen: Counter[str] = Counter()
     for use in resolve(options.make):
         if use.entry.slot != "maker":
             raise SpecError(f"{use.slug} is a {use.entry.slot}, not a data maker.")
-        train = build(use)(train, generator(seed, "maker", use.slug))
+        seen[use.slug] += 1
+        train = build(use)(train, generator(seed, "maker", use.slug, seen[use.slug]))
     counts = train.class_counts
     if int((counts > 0).sum()) < 2:
         raise DataError(

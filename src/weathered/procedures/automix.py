@@ -133,7 +133,7 @@ class AutoMix(Procedure):
         end = (
             (LONG_MOMENTUM_END if start >= LONG_MOMENTUM else start) if self.momentum_end is None else self.momentum_end
         )
-        return start, max(start, end)
+        return min(start, end), end
 
     def setup(self, run: Run) -> dict[str, nn.Module]:
         with torch.no_grad(), eval_mode(run.model):

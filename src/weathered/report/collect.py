@@ -100,6 +100,8 @@ def curve_of(arm: Arm, key: str) -> Curve | None:
 def worst_samples(folder: RunFolder, count: int = WORST) -> tuple[tuple[WorstSample, ...], str]:
     """The training samples whose given label the run finds least probable, with pictures, and a title for them."""
     table = pq.read_table(folder.path / "per_sample.parquet", filters=[("split", "=", "train")]).to_pydict()
+    if "label_probability" not in table:
+        return (), "No worst samples: the classifier's scores are not probabilities"
     order = np.argsort(np.asarray(table["label_probability"]), kind="stable")[:count]
     recipe = Recipe.from_tree(folder.read_json("run.json")["recipe"])
     train = prepare(recipe).train
