@@ -179,3 +179,79 @@ def test_a_full_disk_is_one_sentence(weathered):
     code, _, err = weathered("train", "digits", *FAST, "--out", "/dev/full/runs")
     assert code == 2
     assert "Traceback" not in err
+
+
+def test_incremental_options_reach_the_run_and_are_refused_without_a_learner(weathered):
+    code, out, _ = weathered(
+        "train", "digits", "--use", "acil", "--base-classes", "4", "--phases", "3", "--dry-run", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["recipe"]["data"]["phases"] == 3
+    code, _, err = weathered("train", "digits", "--phases", "3")
+    assert code == 2
+    assert "need an incremental learner" in err
+
+
+def test_every_option_of_the_command_line_reaches_the_recipe(weathered):
+    arguments = {
+        "--noise": "symmetric:0.2", "--make": "corruption:kind=fog,severity=1", "--limit": "99", "--epochs": "3",
+        "--batch-size": "7", "--lr": "0.5", "--optimizer": "adam", "--weight-decay": "0.25", "--schedule": "step",
+        "--seed": "5", "--evaluations": "2", "--validation": "0.1", "--image-size": "12", "--precision": "bf16-mixed",
+    }  # fmt: skip
+    flat = [word for pair in arguments.items() for word in pair]
+    code, out, err = weathered("train", "digits", *flat, "--channels-last", "--skip-bad", "--dry-run", "--json")
+    assert code == 0, err
+    recipe = json.loads(out)["recipe"]
+    assert recipe["data"]["make"] == ["symmetric:rate=0.2", "corruption:kind=fog,severity=1"]
+    assert (recipe["data"]["limit"], recipe["data"]["validation"], recipe["data"]["image_size"]) == (99, 0.1, 12)
+    assert recipe["data"]["skip_bad"] is True
+    expected = {
+        "epochs": 3, "batch_size": 7, "lr": 0.5, "optimizer": "adam", "weight_decay": 0.25, "schedule": "step",
+        "seed": 5, "evaluations": 2, "precision": "bf16-mixed", "channels_last": True,
+    }  # fmt: skip
+    assert {key: recipe["settings"][key] for key in expected} == expected
+
+
+def test_folders_of_splits_are_not_taken_for_classes(weathered, tmp_path):
+    for split in ("train", "test"):
+        for name in ("dark", "light"):
+            (tmp_path / "own" / split / name).mkdir(parents=True)
+            for number in range(8):
+                (tmp_path / "own" / split / name / f"{number}.png").write_bytes(picture(10 * number + 3))
+    code, _, err = weathered("train", "own", "--dry-run")
+    assert code == 2
+    assert "look like splits" in err
+    code, out, _ = weathered("train", "own/train", "--test", "own/test", "--model", "mlp", "--dry-run")
+    assert code == 0
+    assert "dark (8), light (8)" in out
+
+
+def test_a_table_is_audited_by_what_fits_it(weathered, tmp_path):
+    rows = ["a,b,label"] + [f"{i},{i % 3},{i % 2}" for i in range(300)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    code, out, _ = weathered("train", "t.csv", "--model", "mlp", "--epochs", "1", "--json")
+    assert code == 0
+    code, out, err = weathered("audit", json.loads(out)["run"], "--json")
+    assert code == 0, err
+    assert set(json.loads(out)) == {"accuracy", "calibration", "ood"}
+
+
+def test_a_report_never_replaces_what_is_not_a_file(weathered, tmp_path):
+    code, out, _ = weathered("train", "digits", *FAST, "--json")
+    (tmp_path / "folder.html").mkdir()
+    run = json.loads(out)["run"]
+    code, _, err = weathered("report", run, "-o", "folder.html")
+    assert code == 2
+    assert "not a regular file" in err
+    table = tmp_path / run / "per_sample.parquet"
+    table.write_bytes(table.read_bytes()[:100])
+    code, _, err = weathered("report", run, "-o", "z.html")
+    assert code == 2
+    assert "per_sample.parquet is damaged" in err
+
+
+def test_control_characters_never_reach_the_terminal(weathered):
+    code, _, err = weathered("train", "no\x1b[31mwhere\n.csv")
+    assert code == 2
+    assert "\x1b" not in err
+    assert err.count("\n") == 1

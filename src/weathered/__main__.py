@@ -17,7 +17,9 @@ def main() -> None:
     from weathered.core.errors import WeatheredError
 
     def complain(sentence: str) -> None:
-        text = Text(f"{sentence}", overflow="fold")
+        # file names may hold anything, and a terminal obeys control characters
+        safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in sentence)
+        text = Text(safe, overflow="fold")
         Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red"), text, sep="", end="\n")
 
     # typer carries its own copy of click in newer releases, so the class is found through what it exports
@@ -26,7 +28,10 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        sys.exit(app(args=arguments, standalone_mode=False, prog_name="weathered") or 0)
+        code = app(args=arguments, standalone_mode=False, prog_name="weathered") or 0
+        if code == STOPPED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except usage_error as error:
         message = cast(Any, error).format_message()
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -46,7 +51,8 @@ def main() -> None:
         if debug:
             raise
         advice = " Free some space or choose another --out." if error.errno == errno.ENOSPC else ""
-        complain(f"{error.strerror or error}: {error.filename or ''}.{advice}")
+        place = f": {error.filename}" if error.filename else ""
+        complain(f"{error.strerror or error}{place}.{advice}")
         sys.exit(2)
 
 

@@ -44,6 +44,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise SpecError(f"validation must be in [0, 1), got {self.validation}")
+        if self.image_size is not None and not 4 <= self.image_size <= 4096:
+            raise SpecError(f"image_size must be in [4, 4096] pixels, got {self.image_size}")
         if self.limit is not None and self.limit < 2:
             raise SpecError(f"limit must be at least 2, got {self.limit}")
 
@@ -59,6 +61,9 @@ class Recipe:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
+        arriving = self.data.base_classes is not None or self.data.phases is not None
+        if arriving and not any(use.entry.slot == "learner" for use in resolve(self.use)):
+            raise SpecError("base_classes and phases need an incremental learner, as in --use acil")
         if self.head not in ("auto", "linear", "cosine"):
             raise SpecError(f"head must be auto, linear or cosine, got '{self.head}'")
 

@@ -42,7 +42,10 @@ def proportion_interval(successes: float, n: int, confidence: float = 0.95) -> E
     z = float(stats.norm.ppf(0.5 + confidence / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
+    # at the ends the bound is the share itself, which rounding would miss by 1e-17
+    low = 0.0 if successes == 0 else max(0.0, float(centre - half))
+    high = 1.0 if successes == n else min(1.0, float(centre + half))
+    return Estimate(share, low, high, n)
 
 
 def sample_mean_interval(values: np.ndarray, confidence: float = 0.95) -> Estimate:

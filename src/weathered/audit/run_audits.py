@@ -131,6 +131,17 @@ def certified(runs: Audited, options: AuditOptions) -> AuditResult:
     return audit_certified(model, test, options.sigma, runs[0].recipe.settings.seed)
 
 
+def default_audits(run: LoadedRun) -> list[str]:
+    """The audits that fit a run: no corruption of tables, no calibration of scores that are not probabilities."""
+    names = ["accuracy"]
+    if not isinstance(run.model, AnalyticClassifier):
+        names.append("calibration")
+    names.append("ood")
+    if run.splits.test.is_image:
+        names.append("corruption")
+    return names
+
+
 AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "accuracy": accuracy,
     "calibration": calibration,

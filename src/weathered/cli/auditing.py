@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from weathered.audit.result import AuditResult
-from weathered.audit.run_audits import AUDITS, AuditOptions
+from weathered.audit.run_audits import AUDITS, AuditOptions, default_audits
 from weathered.cli.progress import plain_progress
 from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.spec import near
@@ -18,7 +18,7 @@ from weathered.training import load_run
 
 def audit_runs(
     paths: Sequence[Path],
-    names: Sequence[str],
+    names: Sequence[str] | None,
     ood: Sequence[str],
     scores: Sequence[str],
     limit: int | None,
@@ -26,11 +26,13 @@ def audit_runs(
     as_json: bool,
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit."""
-    wanted = [name.strip() for name in names if name.strip()]
+    wanted = [name.strip() for name in names or () if name.strip()]
     for name in wanted:
         if name not in AUDITS:
             raise SpecError(f"no audit '{name}'.{near(name, AUDITS)} There are: {', '.join(AUDITS)}.")
     runs = [load_run(path) for path in paths]
+    if names is None:
+        wanted = default_audits(runs[0])
     options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma)
     folder = runs[0].folder
     path = folder.path / "audit.json"

@@ -122,9 +122,9 @@ def demo(
 
 def audit(
     run: Annotated[list[Path], typer.Argument(help="A finished run's folder; several for ensembles of scores.")],
-    audits: Annotated[str, typer.Option(help="As in accuracy,calibration,ood,corruption,certified.")] = (
-        "accuracy,calibration,ood,corruption"
-    ),
+    audits: Annotated[
+        str | None, typer.Option(help="As in accuracy,calibration,ood,corruption,certified; by default all that fit.")
+    ] = None,
     ood: Annotated[
         list[str] | None, typer.Option("--ood", help="Data unlike the training set; repeat for more.")
     ] = None,
@@ -136,7 +136,7 @@ def audit(
     """Measure how a finished run behaves, and write the figures beside it."""
     from weathered.cli.auditing import audit_runs
 
-    audit_runs(run, audits.split(","), ood or [], scores.split(","), limit, sigma, as_json)
+    audit_runs(run, audits.split(",") if audits else None, ood or [], scores.split(","), limit, sigma, as_json)
 
 
 def report(
@@ -173,6 +173,9 @@ def _data(given: dict[str, Any]) -> dict[str, Any]:
         "validation",
         "image_size",
         "skip_bad",
+        "base_classes",
+        "phases",
+        "make",
     )
     root = given["root"]
     return {"train": given["data"], "root": str(root) if root else None, **{name: given[name] for name in names}}
@@ -187,6 +190,7 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
         "weight_decay",
         "schedule",
         "seed",
+        "evaluations",
         "precision",
         "channels_last",
     )

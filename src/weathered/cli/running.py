@@ -30,7 +30,12 @@ def dry(recipe: Recipe, as_json: bool) -> None:
     run = build_run(recipe, splits)
     head = resolved_head(recipe, build_parts(resolve(recipe.use), splits.train))
     tree = {"hash": recipe.hash, **recipe.canonical(), "head": head}
-    facts = {"train": len(splits.train), "test": len(splits.test), "classes": splits.train.num_classes}
+    facts = {
+        "train": len(splits.train),
+        "test": len(splits.test),
+        "classes": dict(zip(splits.train.class_names, splits.train.class_counts.tolist(), strict=True)),
+        "notes": list(splits.train.notes),
+    }
     verdict = "compatible"
     if as_json:
         typer.echo(
@@ -38,7 +43,10 @@ def dry(recipe: Recipe, as_json: bool) -> None:
         )
         return
     typer.echo(json.dumps(tree, indent=2))
-    typer.echo(f"data: {facts['train']} training and {facts['test']} test samples of {facts['classes']} classes")
+    typer.echo(f"data: {facts['train']} training and {facts['test']} test samples")
+    typer.echo("classes: " + ", ".join(f"{name} ({count})" for name, count in facts["classes"].items()))
+    for note in facts["notes"]:
+        typer.echo(f"note: {note}")
     typer.echo(f"facts: {', '.join(sorted(run.facts))}")
     typer.echo(f"verdict: {verdict}; {run.total_steps} steps of {run.batch_size} samples")
 
@@ -64,8 +72,11 @@ def train_one(
         return
     record = folder.read_json("run.json")
     if as_json:
-        typer.echo(json.dumps({"run": str(folder.path), "results": record["results"]}, indent=2))
+        shown = {"run": str(folder.path), "results": record["results"], "notes": record["data_notes"]}
+        typer.echo(json.dumps(shown, indent=2))
         return
+    for note in record["data_notes"]:
+        typer.echo(f"note: {note}", err=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("figure", "value", "95 % interval", "n"):
         table.add_column(column)

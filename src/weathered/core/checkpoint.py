@@ -4,6 +4,7 @@ A checkpoint is a folder of two files. It appears under its final name only when
 the digest of the tensors, so that a file cut in half is noticed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -58,7 +59,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], recipe_hash: str) -> No
     part = folder / f".partial-{uuid.uuid4().hex}"
     part.mkdir()
     try:
-        save_file(tensors, part / TENSORS)
+        write_tensors(part / TENSORS, tensors)
         digest = file_digest(part / TENSORS)
         text = json.dumps({"recipe": recipe_hash, "digest": digest, "state": tree})
         (part / STATE).write_text(text)
@@ -111,12 +112,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Tensors as safetensors; a failure to write is an OSError as for any other file."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        full = "No space left" in str(error)
+        raise OSError(
+            errno.ENOSPC if full else errno.EIO, os.strerror(errno.ENOSPC) if full else str(error), str(path)
+        ) from error
+
+
 def save_weights(path: Path, module: torch.nn.Module) -> None:
     """A module's weights and buffers as safetensors, written atomically."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        save_file(state, part)
+        write_tensors(part, state)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

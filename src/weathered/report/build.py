@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from weathered.audit.result import Chart, Series
+from weathered.core.errors import DataError
 from weathered.report.charts import Drawing, Interval, draw, draw_intervals
 from weathered.report.model import ArmAudit, Curve, ReportArm, ReportInput, WorstSample
 from weathered.report.pictures import data_uri
@@ -47,6 +48,8 @@ class AuditView(NamedTuple):
 
 def build_report(report: ReportInput, path: Path) -> Path:
     """Write the report to `path` as one HTML file that needs no network, replacing what was there; returns the path."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file; name another file for the report.")
     write_atomic(path, render(report))
     return path
 

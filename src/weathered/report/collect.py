@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from weathered.assemble import resolve
 from weathered.comparison import METRIC, Arm, CompareResult
+from weathered.core.errors import DataError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.build import build_report
@@ -99,7 +101,11 @@ def curve_of(arm: Arm, key: str) -> Curve | None:
 
 def worst_samples(folder: RunFolder, count: int = WORST) -> tuple[tuple[WorstSample, ...], str]:
     """The training samples whose given label the run finds least probable, with pictures, and a title for them."""
-    table = pq.read_table(folder.path / "per_sample.parquet", filters=[("split", "=", "train")]).to_pydict()
+    path = folder.path / "per_sample.parquet"
+    try:
+        table = pq.read_table(path, filters=[("split", "=", "train")]).to_pydict()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} is damaged or missing; delete the run's folder and train it again.") from error
     if "label_probability" not in table:
         return (), "No worst samples: the classifier's scores are not probabilities"
     order = np.argsort(np.asarray(table["label_probability"]), kind="stable")[:count]

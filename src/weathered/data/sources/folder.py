@@ -17,6 +17,9 @@ def class_folders(path: Path) -> list[str]:
     return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
 
 
+SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
+
+
 def images_below(root: Path, folder: str) -> list[str]:
     """Paths of image files below root/folder, relative to root, sorted; hidden files and other suffixes left out."""
     found = []
@@ -47,6 +50,12 @@ def read_folder(rest: str, options: ReadOptions) -> Dataset:
         paths = {name: images_below(root, name) for name in classes}
     except OSError as error:
         raise DataError(f"{root}: the folder cannot be read: {error.strerror}.") from error
+    if classes and set(map(str.lower, classes)) <= SPLIT_NAMES and any(class_folders(root / name) for name in classes):
+        listed = ", ".join(classes)
+        raise DataError(
+            f"{root}: {listed} look like splits and not like classes; train on one and name the other "
+            f"with --test, as in: weathered train {root}/{classes[-1]} --test {root}/{classes[0]}"
+        )
     if not classes:
         raise DataError(f"{root}: expected one folder per class, found none.")
     empty = [name for name in classes if not paths[name]]
