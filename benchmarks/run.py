@@ -19,19 +19,20 @@ PEERS = ("torch", "torchvision", "timm", "kornia", "pytorch-ood")
 def main(names: list[str]) -> None:
     results = HERE / "results.json"
     kept: dict[str, list[dict]] = json.loads(results.read_text())["rows"] if names and results.exists() else {}
-    for name in names or FILES:
-        rows: list[Row] = importlib.import_module(name).rows()
-        kept[name] = [{**vars(row), "verdict": row.verdict} for row in rows]
-        for row in rows:
-            print(f"{row.what} | {row.peer} | {row.ratio:.2f} (target {row.target:.2f}) {row.verdict}", flush=True)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{peer: version(peer) for peer in PEERS},
     }
-    results.write_text(json.dumps({"machine": machine, "rows": kept}, indent=2) + "\n")
-    (HERE / "results.md").write_text(table(machine, kept))
+    for name in names or FILES:
+        rows: list[Row] = importlib.import_module(name).rows()
+        kept[name] = [{**vars(row), "verdict": row.verdict} for row in rows]
+        for row in rows:
+            print(f"{row.what} | {row.peer} | {row.ratio:.2f} (target {row.target:.2f}) {row.verdict}", flush=True)
+        # after each file, so that a stopped run keeps what it measured
+        results.write_text(json.dumps({"machine": machine, "rows": kept}, indent=2) + "\n")
+        (HERE / "results.md").write_text(table(machine, kept))
 
 
 def table(machine: dict, kept: dict[str, list[dict]]) -> str:
