@@ -132,3 +132,28 @@ def test_a_run_on_changed_data_is_not_taken_for_this_one(tmp_path):
     for again in (lambda: train(made, tmp_path / "runs"), lambda: load_run(folder.path)):
         with pytest.raises(WeatheredError, match=r"the data have changed since .* was trained on them"):
             again()
+
+
+def test_a_run_begun_with_other_code_is_not_resumed(tmp_path):
+    made = recipe(checkpoint_seconds=0)
+
+    def stop(run):
+        if run.step == 3:
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(made, tmp_path, observer=stop)
+    path = tmp_path / made.hash / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "versions": {**record["versions"], "torch": "0.1"}}))
+    with pytest.raises(WeatheredError, match=r"was begun with other code \(torch changed since\)"):
+        train(made, tmp_path)
+    path.write_text(json.dumps(record))
+    assert train(made, tmp_path).state == "done"
+
+
+def test_comparing_runs_on_other_data_is_refused(tmp_path):
+    one = train(recipe(epochs=1), tmp_path)
+    other = Recipe(data=DataOptions(train="digits", limit=200), model="mlp:width=32", settings=Settings(epochs=1))
+    with pytest.raises(WeatheredError, match="was trained on other data than"):
+        comparison_of([one, train(other, tmp_path)], tmp_path)

@@ -220,7 +220,7 @@ def _start_record(recipe: Recipe, run: Run, folder: RunFolder, fingerprint: str)
         threads = int(folder.read_json("run.json").get("threads", threads))
         torch.set_num_threads(threads)
     parts = resolve(recipe.use)
-    return {
+    record = {
         "hash": recipe.hash,
         "recipe": recipe.to_tree(),
         "resolved": recipe.canonical(),
@@ -238,6 +238,22 @@ def _start_record(recipe: Recipe, run: Run, folder: RunFolder, fingerprint: str)
         "platform": platform.platform(),
         "source": {use.slug: _source_hash(import_part(use.entry)) for use in parts},
     }
+    _same_code(folder, record)
+    return record
+
+
+def _same_code(folder: RunFolder, record: dict[str, Any]) -> None:
+    """Refuse to go on with a run that other code began: it would be neither the one nor the other."""
+    if newest_checkpoint(folder.checkpoints) is None:
+        return
+    before = folder.read_json("run.json")
+    for kind in ("versions", "source"):
+        changed = [name for name, value in record[kind].items() if before[kind].get(name) != value]
+        if changed:
+            raise WeatheredError(
+                f"{folder.path} was begun with other code ({', '.join(changed)} changed since) and cannot be "
+                "resumed faithfully. Delete it to start over."
+            )
 
 
 def _source_hash(part: Any) -> str:

@@ -19,7 +19,7 @@ from weathered.core.errors import SpecError, WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.collect import report_on_comparison
-from weathered.store import find_runs
+from weathered.store import RunFolder, find_runs
 from weathered.sweep import Launcher
 from weathered.training import build_run, resolved_head, train
 
@@ -66,6 +66,7 @@ def train_one(
     except (RuntimeError, ValueError) as error:
         raise SpecError(f"--accelerator {accelerator} --devices {devices}: {error}") from error
     fabric.launch()
+    finished = RunFolder(out / recipe.hash).state == "done"
     with training_progress() if fabric.is_global_zero else nullcontext(None) as observe:
         folder = train(recipe, out, observer=observe, fabric=fabric, resume=resume)
     if not fabric.is_global_zero:
@@ -75,6 +76,8 @@ def train_one(
         shown = {"run": str(folder.path), "results": record["results"], "notes": record["data_notes"]}
         typer.echo(json.dumps(shown, indent=2))
         return
+    if finished:
+        typer.echo("note: this run was finished before; its results are shown again.", err=True)
     for note in record["data_notes"]:
         typer.echo(f"note: {note}", err=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
