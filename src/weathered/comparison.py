@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from weathered.audit.result import plain
+from weathered.core.atomic import write_text
 from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison, share_interval
-from weathered.store import RunFolder, write_atomic
+from weathered.store import RunFolder
 from weathered.sweep import Launcher, Watcher, run_all
 from weathered.training import build_run
 
@@ -167,7 +168,7 @@ def compare(
     identity = [baseline, *arms, *(item.hash for item in everything)]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     result = CompareResult(tuple(collected), baseline, tuple(seeds), recipe, out / f"compare-{digest}", failed)
-    write_atomic(result.path / "comparison.json", json.dumps(plain(result.to_json()), indent=2) + "\n")
+    write_text(result.path / "comparison.json", json.dumps(plain(result.to_json()), indent=2) + "\n")
     return result
 
 

@@ -1,9 +1,7 @@
 """Run folders: named by the hash of the recipe, written atomically, their state read off the files."""
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weathered.audit.result import plain
+from weathered.core.atomic import write_atomically, write_text
 from weathered.core.errors import DataError
 
 State = Literal["absent", "incomplete", "done"]
@@ -43,7 +42,7 @@ class RunFolder:
         return "incomplete" if self.path.exists() else "absent"
 
     def write_json(self, name: str, tree: Any) -> None:
-        write_atomic(self.path / name, json.dumps(plain(tree), indent=2) + "\n")
+        write_text(self.path / name, json.dumps(plain(tree), indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the run; raises DataError if it is missing or damaged."""
@@ -74,31 +73,16 @@ class RunFolder:
     def keep_metrics_until(self, step: int) -> None:
         """Drop lines written after the checkpoint that a resumed run starts from."""
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-        write_atomic(self.path / "metrics.jsonl", "".join(kept))
+        write_text(self.path / "metrics.jsonl", "".join(kept))
 
     def write_per_sample(self, columns: dict[str, Any]) -> None:
-        part = self.path / f".per_sample.{uuid.uuid4().hex}"
-        try:
-            pq.write_table(pa.table(columns), part)
-            os.replace(part, self.path / "per_sample.parquet")
-        finally:
-            part.unlink(missing_ok=True)
+        table = pa.table(columns)
+        write_atomically(self.path / "per_sample.parquet", lambda part: pq.write_table(table, part))
 
     def finish(self) -> None:
         """Mark the run as done and remove its checkpoint, which nothing will read again."""
-        write_atomic(self.path / "done", "")
+        write_text(self.path / "done", "")
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def find_runs(paths: Iterable[Path]) -> list[RunFolder]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from weathered.core.atomic import write_text
 from weathered.core.errors import SpecError
 from weathered.core.spec import near
 from weathered.ledger import CLAIMS, ledger_folder
 from weathered.stats import paired_comparison
-from weathered.store import write_atomic
 
 
 @dataclass(frozen=True)
@@ -130,5 +130,5 @@ def conclude(claim: Claim, seeds: Sequence[int], measured: Sequence[tuple[dict[s
 def write_record(record: dict[str, Any], folder: Path | None = None) -> Path:
     """Write a record to the ledger and return its path."""
     path = (folder or ledger_folder()) / f"{record['slug']}.json"
-    write_atomic(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps(record, indent=2) + "\n")
     return path

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from weathered.core.atomic import write_atomically
 from weathered.core.errors import CheckpointError
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -126,9 +127,4 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def save_weights(path: Path, module: torch.nn.Module) -> None:
     """A module's weights and buffers as safetensors, written atomically."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        write_tensors(part, state)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, lambda part: write_tensors(part, state))

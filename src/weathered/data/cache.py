@@ -9,8 +9,6 @@ import hashlib
 import json
 import math
 import os
-import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weathered.core.atomic import write_atomically
 from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.stream import Decoded, StreamInputs, decode_all
 
@@ -93,7 +92,6 @@ def _streamed(chosen: Dataset, inputs: StreamInputs, folder: Path, skip_bad: boo
     except (OSError, ValueError, AttributeError):
         bad = decode_all(inputs, chosen.name, keep=False).bad
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda part: part.write_text(json.dumps(bad)))
     return drop_bad(result, bad, skip_bad)
 
@@ -150,7 +148,6 @@ def write_entry(path: Path, fresh: Decoded) -> Entry | None:
     """Store an entry and read it back; None if the folder cannot be written or the disk is full."""
     record = {"checksum": checksum(fresh.pixels), "bad": fresh.bad}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda part: save_array(part, fresh.pixels))
         write_atomically(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(record)))
     except OSError:
@@ -162,16 +159,6 @@ def save_array(path: Path, array: np.ndarray) -> None:
     """An array as .npy under exactly this name."""
     with path.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it; nothing is left behind on failure."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def checksum(pixels: np.ndarray) -> str:

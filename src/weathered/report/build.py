@@ -11,13 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from weathered.audit.result import Chart, Series
+from weathered.core.atomic import write_text
 from weathered.core.errors import DataError
 from weathered.report.charts import Drawing, Interval, draw, draw_intervals
 from weathered.report.model import ArmAudit, Curve, ReportArm, ReportInput, WorstSample
 from weathered.report.pictures import data_uri
 from weathered.report.text import Cell, Unit, cell, finite, interval, number, p_value, seconds
 from weathered.report.verdict import corrected_p, verdict
-from weathered.store import write_atomic
 
 AUDIT_NAMES = {
     "accuracy": "Accuracy",
@@ -50,7 +50,7 @@ def build_report(report: ReportInput, path: Path) -> Path:
     """Write the report to `path` as one HTML file that needs no network, replacing what was there; returns the path."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a regular file; name another file for the report.")
-    write_atomic(path, render(report))
+    write_text(path, render(report))
     return path
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from weathered.core.atomic import write_atomically
 from weathered.core.errors import DataError
-from weathered.data.cache import save_array, write_atomically
+from weathered.data.cache import save_array
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import BytesImages, Encoded, split_rows
 from weathered.data.images import BadImage
