@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 from weathered.comparison import check_plan, compare, comparison_of, parse_arms, plan, read_comparison
 from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.settings import Settings
+from weathered.loaded_run import load_run
 from weathered.recipe import DataOptions, Recipe
 from weathered.store import find_runs
 from weathered.sweep import run_all
-from weathered.training import load_run, train
+from weathered.training import train
 
 
 def recipe(**settings) -> Recipe:

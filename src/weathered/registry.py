@@ -192,7 +192,7 @@ EXPORTS = {
     "fit": "weathered.core.fit:fit",
     "load": "weathered.data.sources:load",
     "load_pair": "weathered.data.sources:load_pair",
-    "load_run": "weathered.training:load_run",
+    "load_run": "weathered.loaded_run:load_run",
     "train": "weathered.training:train",
     "compare": "weathered.comparison:compare",
     **{entry.class_name: entry.path for entry in ENTRIES if entry.path},

@@ -9,8 +9,9 @@ from weathered.core.settings import Settings
 from weathered.data.prepare import prepare
 from weathered.incremental.acil import random_expansion
 from weathered.incremental.recipe_run import base_split, phases_of, pooled_features
+from weathered.loaded_run import load_run
 from weathered.recipe import DataOptions, Recipe
-from weathered.training import build_run, load_run, train
+from weathered.training import build_run, train
 
 GAMMA = 0.1
 

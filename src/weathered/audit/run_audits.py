@@ -21,9 +21,10 @@ from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load
 from weathered.incremental.recipe_run import AnalyticClassifier
+from weathered.loaded_run import LoadedRun
 from weathered.scores.extract import extract
 from weathered.scores.zode import ZODE
-from weathered.training import LoadedRun, truth
+from weathered.training import truth
 
 
 @dataclass(frozen=True)

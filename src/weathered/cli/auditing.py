@@ -13,7 +13,7 @@ from weathered.audit.run_audits import AUDITS, AuditOptions, default_audits
 from weathered.cli.progress import plain_progress
 from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.spec import near
-from weathered.training import load_run
+from weathered.loaded_run import load_run
 
 
 def audit_runs(

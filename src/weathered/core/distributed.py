@@ -6,7 +6,8 @@ Batch normalisation is not synchronised: each process uses the statistics of its
 running statistics of the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from weathered.core.errors import WeatheredError
 from weathered.core.target import Target
 
 
@@ -37,6 +39,25 @@ def local(fabric: Fabric, tensor: Tensor) -> Tensor:
     """This process's share of a gathered tensor."""
     share = len(tensor) // fabric.world_size
     return tensor[fabric.global_rank * share : (fabric.global_rank + 1) * share]
+
+
+def any_process(fabric: Fabric | None, flag: bool) -> bool:
+    """Whether `flag` is true on any process; all must ask."""
+    if fabric is None or fabric.world_size == 1:
+        return flag
+    return bool(cast(Tensor, fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")))
+
+
+@contextmanager
+def together(fabric: Fabric | None) -> Iterator[None]:
+    """Code that does not communicate: where it fails on one process, all raise, instead of waiting for that one."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if any_process(fabric, failure is not None):
+        raise failure or WeatheredError("another process has failed, see its message; this one stops too.")
 
 
 def mean_over_ranks(fabric: Fabric, value: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from weathered.core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from weathered.core.distributed import any_process, together
 from weathered.core.roles import Part
 from weathered.core.run import Run
 from weathered.data.loader import iterate
@@ -37,10 +38,10 @@ def fit(
     loss of the epoch. Raises NonFinite if the loss is not finite. Ctrl-C ends the current step, writes a
     checkpoint and raises KeyboardInterrupt.
     """
-    if folder is not None and (path := newest_checkpoint(folder)) is not None:
-        run.load_state_dict(load_checkpoint(path, recipe_hash))
-    # the first process removes old checkpoints, which the others may still be reading
-    run.fabric.barrier()
+    # nobody goes on before all have read: the first process removes old checkpoints
+    with together(run.fabric):
+        if folder is not None and (path := newest_checkpoint(folder)) is not None:
+            run.load_state_dict(load_checkpoint(path, recipe_hash))
     stop = run.total_steps if max_steps is None else min(run.step + max_steps, run.total_steps)
     saved = time.monotonic()
 
@@ -51,20 +52,27 @@ def fit(
         saved = time.monotonic()
 
     cards = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cards), _deferred_interrupt() as interrupted:
-        for rows, x in _batches(run, stop):
+    with (
+        torch.random.fork_rng(devices=cards),
+        _deferred_interrupt() as interrupted,
+        closing(_batches(run, stop)) as batches,
+    ):
+        while run.step < stop:
+            with together(run.fabric):
+                rows, x = next(batches)
             train_step(run, rows, x)
-            if run.step % run.steps_per_epoch == 0:
-                _close_epoch(run, after_epoch)
-            if observer is not None:
-                observer(run)
-            due = time.monotonic() - saved >= run.settings.checkpoint_seconds
-            if run.step < run.total_steps and (due or interrupted()):
-                save()
-            if interrupted():
+            loss = _epoch_loss(run)
+            stopping = any_process(run.fabric, interrupted())
+            with together(run.fabric):
+                if loss is not None:
+                    _close_epoch(run, loss, after_epoch)
+                if observer is not None:
+                    observer(run)
+                due = time.monotonic() - saved >= run.settings.checkpoint_seconds or run.step == stop
+                if run.step < run.total_steps and (due or stopping):
+                    save()
+            if stopping:
                 raise KeyboardInterrupt
-        if stop < run.total_steps:
-            save()
     return run
 
 
@@ -103,7 +111,7 @@ def train_step(run: Run, rows: Tensor, x: Tensor) -> None:
     run.step += 1
 
 
-def _batches(run: Run, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(run: Run, stop: int) -> Generator[tuple[Tensor, Tensor]]:
     """Rows and inputs of each step from the current one to `stop`, this process's share of them."""
     share = run.batch_size // run.fabric.world_size
     first = run.fabric.global_rank * share
@@ -116,11 +124,18 @@ def _batches(run: Run, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(rows, iterate(run.train, rows, run.settings.workers), strict=True)
 
 
-def _close_epoch(run: Run, after_epoch: Callable[[Run, float], None] | None) -> None:
+def _epoch_loss(run: Run) -> float | None:
+    """The mean loss of the epoch over all processes when it has ended, else None."""
+    if run.step % run.steps_per_epoch:
+        return None
     total, steps = cast(Tensor, run.fabric.all_reduce(run.epoch_losses.clone(), reduce_op="sum")).tolist()
+    run.epoch_losses = torch.zeros(2, dtype=torch.float64)
+    return total / max(steps, 1)
+
+
+def _close_epoch(run: Run, loss: float, after_epoch: Callable[[Run, float], None] | None) -> None:
     for part in (run.procedure, *(part for _, part in run.parts)):
         if isinstance(part, Part):
             part.after_epoch(run)
     if after_epoch is not None:
-        after_epoch(run, total / max(steps, 1))
-    run.epoch_losses = torch.zeros(2, dtype=torch.float64)
+        after_epoch(run, loss)

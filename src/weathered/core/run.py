@@ -240,14 +240,16 @@ class Run:
 
     def check_finite(self, values: Tensor) -> None:
         """Raise NonFinite, naming step and parts, if a loss is NaN or infinite."""
-        if bool(torch.isfinite(values.detach()).all()):
-            return
-        transforms = ", ".join(name_of(part) for part in self.transforms) or "none"
-        raise NonFinite(
-            f"the loss is {float(values.detach().flatten()[~torch.isfinite(values.detach().flatten())][0])} at step "
-            f"{self.step} (epoch {self.epoch + 1}) with {name_of(self.procedure)}, {name_of(self.loss_part)}, "
-            f"transforms: {transforms}. Lower --lr (it is {self.settings.lr:g}) or check the data."
-        )
+        values = values.detach().flatten()
+        bad = values[~torch.isfinite(values)]
+        if distributed.any_process(self.fabric, len(bad) > 0):
+            where = "" if len(bad) else " on another process"
+            transforms = ", ".join(name_of(part) for part in self.transforms) or "none"
+            raise NonFinite(
+                f"the loss is {float(bad[0]) if len(bad) else 'not finite'}{where} at step {self.step} "
+                f"(epoch {self.epoch + 1}) with {name_of(self.procedure)}, {name_of(self.loss_part)}, transforms: "
+                f"{transforms}. Lower --lr (it is {self.settings.lr:g}) or check the data."
+            )
 
     def check_used(self) -> None:
         """Raise Unused if a part that was given has not been called; meant for after the first step."""
