@@ -32,7 +32,7 @@ def gather_target(fabric: Fabric, target: Target) -> Target:
     if fabric.world_size == 1:
         return target
     labels = gather(fabric, target.labels.T.contiguous())
-    return Target(labels.T, gather(fabric, target.weights.T.contiguous()).T)
+    return Target(labels.T, gather(fabric, target.weights.T.contiguous()).T, target.num_classes)
 
 
 def local(fabric: Fabric, tensor: Tensor) -> Tensor:

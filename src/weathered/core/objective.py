@@ -15,7 +15,9 @@ def losses_of(loss: Loss, logits: Float[Tensor, "B C"], target: Target, **keywor
 
     A loss with `soft(logits, p)` gets the dense distribution; any other is called once per hard label and
     summed with the label's weights, which is exact for losses linear in the target.
+    Raises ValueError if soft labels are not as wide as the logits.
     """
+    target.check_classes(logits.shape[1])
     if target.is_hard:
         return loss(logits, target.labels[0], **keywords)
     soft = getattr(loss, "soft", None)

@@ -11,12 +11,14 @@ from torch import Tensor
 class Target:
     """K hard labels per sample and their weights; the weights of a sample sum to 1.
 
-    labels (K, B) int64; weights (K, B) float in [0, 1]. K = 1 is an ordinary label.
+    labels (K, B) int64; weights (K, B) float in [0, 1]. K = 1 is an ordinary label. num_classes: the width of soft
+    labels, None where only hard labels were given, which leave it open.
     A loss written for one hard label is summed over K by the engine, so it works with every mixing transform.
     """
 
     labels: Int[Tensor, "K B"]
     weights: Float[Tensor, "K B"]
+    num_classes: int | None = None
 
     @classmethod
     def hard(cls, labels: Int[Tensor, "B"]) -> "Target":
@@ -42,7 +44,7 @@ class Target:
             )
         size, classes = probabilities.shape
         labels = torch.arange(classes, device=probabilities.device)[:, None].expand(classes, size)
-        return cls(labels, probabilities.T)
+        return cls(labels, probabilities.T, classes)
 
     def __len__(self) -> int:
         return self.labels.shape[1]
@@ -66,30 +68,48 @@ class Target:
         return self.blend(self.select(partner), lam)
 
     def blend(self, other: "Target", lam: Float[Tensor, ""] | Float[Tensor, "B"]) -> "Target":
-        """lam * self + (1 - lam) * other, sample by sample; lam a scalar or (B,), in [0, 1]."""
+        """lam * self + (1 - lam) * other, sample by sample; lam a scalar or (B,), in [0, 1].
+
+        Raises ValueError if both are soft and of different widths.
+        """
         lam = lam.to(self.weights)
         return Target(
             torch.cat([self.labels, other.labels]),
             torch.cat([self.weights * lam, other.weights * (1 - lam)]),
+            _common_width([self, other]),
         )
 
     def select(self, index: Tensor | slice) -> "Target":
         """The targets at `index`, a slice, integer positions or a boolean mask over the batch."""
-        return Target(self.labels[:, index], self.weights[:, index])
+        return Target(self.labels[:, index], self.weights[:, index], self.num_classes)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise ValueError unless soft labels have `num_classes` columns; hard labels pass."""
+        if self.num_classes not in (None, num_classes):
+            raise ValueError(
+                f"soft labels must have one column for each of {num_classes} classes, got {self.num_classes} columns"
+            )
 
     def dense(self, num_classes: int) -> Float[Tensor, "B C"]:
-        """The distribution over classes, (B, num_classes); raises ValueError if a label lies outside it."""
+        """The distribution over classes, (B, num_classes).
+
+        Raises ValueError if a label lies outside it, or soft labels have another number of columns.
+        """
+        self.check_classes(num_classes)
         if self.labels.numel() and int(self.labels.max()) >= num_classes:
             raise ValueError(f"labels must be in [0, {num_classes - 1}], got {int(self.labels.max())}")
         out = self.weights.new_zeros(len(self), num_classes)
         return out.scatter_add_(1, self.labels.T, self.weights.T)
 
     def to(self, device: torch.device | str) -> "Target":
-        return Target(self.labels.to(device), self.weights.to(device))
+        return Target(self.labels.to(device), self.weights.to(device), self.num_classes)
 
     @staticmethod
     def cat(targets: "list[Target]") -> "Target":
-        """Targets of several batches as one; shorter mixtures are filled up with weight 0."""
+        """Targets of several batches as one; shorter mixtures are filled up with weight 0.
+
+        Raises ValueError if soft ones differ in width.
+        """
         depth = max(t.labels.shape[0] for t in targets)
 
         def deepen(tensor: Tensor) -> Tensor:
@@ -97,8 +117,17 @@ class Target:
             return torch.cat([tensor, tensor.new_zeros(missing, tensor.shape[1])]) if missing else tensor
 
         return Target(
-            torch.cat([deepen(t.labels) for t in targets], 1), torch.cat([deepen(t.weights) for t in targets], 1)
+            torch.cat([deepen(t.labels) for t in targets], 1),
+            torch.cat([deepen(t.weights) for t in targets], 1),
+            _common_width(targets),
         )
+
+
+def _common_width(targets: list[Target]) -> int | None:
+    widths = sorted({t.num_classes for t in targets if t.num_classes is not None})
+    if len(widths) > 1:
+        raise ValueError(f"soft labels of {widths[0]} and of {widths[1]} columns cannot be combined")
+    return widths[0] if widths else None
 
 
 def as_target(target: "Target | Tensor") -> Target:

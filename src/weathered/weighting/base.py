@@ -64,9 +64,11 @@ def mixture_weights(
 ) -> Float[Tensor, "B"]:
     """The weight of each sample, in the type of `losses`: the weights of its classes, averaged by those of its labels.
 
-    Raises ValueError for a label outside the classes, or losses that are not one for each sample.
+    Raises ValueError for a label outside the classes, soft labels of another width, or losses that are not one for
+    each sample.
     """
     if losses.shape != (len(target),):
         raise ValueError(f"losses must be one for each of {len(target)} targets, got shape {tuple(losses.shape)}")
+    target.check_classes(len(class_weights))
     check_labels(target.labels, len(class_weights))
     return (target.weights.to(losses) * class_weights.to(losses)[target.labels]).sum(0)
