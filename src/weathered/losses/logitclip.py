@@ -9,14 +9,11 @@ The authors' released code sets delta = 1/tau, which is another method; ask for 
 
 import math
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from weathered.core.facts import traits_of
-from weathered.core.objective import logits_for_test, losses_of
-from weathered.core.roles import Loss, Part
-from weathered.core.target import Target
-from weathered.losses.cross_entropy import CrossEntropy
+from weathered.core.roles import Loss
+from weathered.losses.base import WrappingLoss
 
 
 def clip_logits(
@@ -50,7 +47,7 @@ def check_arguments(tau: float, delta: float | None, p: float) -> None:
         raise ValueError(f"p must be >= 1, got {p}")
 
 
-class LogitClip(Part):
+class LogitClip(WrappingLoss):
     """Cap the norm of the logits at `tau`, then apply `base`.
 
     tau > 0: norm above which a row is clipped. delta > 0: norm after clipping, default tau; 1/tau gives the
@@ -60,17 +57,8 @@ class LogitClip(Part):
 
     def __init__(self, tau: float = 1.0, delta: float | None = None, p: float = 2.0, base: Loss | None = None):
         check_arguments(tau, delta, p)
+        super().__init__(base)
         self.tau, self.delta, self.p = tau, delta, p
-        self.base: Loss = CrossEntropy() if base is None else base
-        self.traits = traits_of(self.base)
 
-    def __call__(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-        return self.base(clip_logits(logits, self.tau, self.delta, self.p), labels)
-
-    def soft(self, logits: Float[Tensor, "B C"], target: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
-        """The same against a distribution per sample, (B, C) with rows that sum to 1."""
-        return losses_of(self.base, clip_logits(logits, self.tau, self.delta, self.p), Target.soft(target))
-
-    def test_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-        """Unclipped; only the base loss may ask for a scale."""
-        return logits_for_test(self.base, logits)
+    def transform_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        return clip_logits(logits, self.tau, self.delta, self.p)
