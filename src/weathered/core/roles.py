@@ -46,6 +46,28 @@ class Part:
         """Called after each epoch; may read validation results and write the part's own state."""
 
 
+class BatchTransform(Part):
+    """Base of transforms: says how to call one outside a run, then leaves the work to `apply`.
+
+    accepts_uint8: whether images may come as bytes; otherwise a run gives floats.
+    """
+
+    accepts_uint8 = False
+
+    def __call__(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """A new batch; raises TypeError for anything but a batch and a generator."""
+        if not isinstance(batch, Batch) or not isinstance(rng, torch.Generator):
+            raise TypeError(
+                f"{type(self).__name__} takes a Batch and a torch.Generator, got {type(batch).__name__} and "
+                f"{type(rng).__name__}; call it with Batch.of(x, y) and torch.Generator().manual_seed(0)"
+            )
+        return self.apply(batch, rng)
+
+    def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """What the method does to a batch; draws from `rng` only and leaves the given batch untouched."""
+        raise NotImplementedError
+
+
 @runtime_checkable
 class Loss(Protocol):
     """(logits (B, C), labels (B,)) -> (B,). May offer soft(logits, p (B, C)) -> (B,) when not linear in the target,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
-from weathered.core.roles import Part
+from weathered.core.roles import BatchTransform
 
 
 def crop_flip(
@@ -58,7 +58,7 @@ def _cut_gather(x: Tensor, padding: int, down: Tensor, right: Tensor, flip: Tens
     return padded.flatten(2).gather(2, place).view(x.shape)
 
 
-class CropFlip(Part):
+class CropFlip(BatchTransform):
     """Random crops after zero padding of `padding` pixels and, if `flip`, mirroring with probability 1/2.
 
     padding: whole number >= 0. Works on uint8 or float images; labels are untouched, so a crop must come before
@@ -76,7 +76,7 @@ class CropFlip(Part):
             needs["uniform_pixels"] = "cropping a pasted image would change the share of each label"
         self.traits = Traits(needs=needs)
 
-    def __call__(self, batch: Batch, rng: torch.Generator) -> Batch:
+    def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
         size = len(batch)
         down, right = torch.randint(0, 2 * self.padding + 1, (2, size), generator=rng, device=rng.device)
         flip = torch.rand(size, generator=rng, device=rng.device) < (0.5 if self.flip else 0.0)

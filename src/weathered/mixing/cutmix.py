@@ -18,7 +18,7 @@ from torch import Tensor
 
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
-from weathered.core.roles import Part
+from weathered.core.roles import BatchTransform
 from weathered.mixing.base import check_arguments, check_batch, check_share, draw_lam, draw_partner, take_inside
 
 
@@ -87,7 +87,7 @@ def cutmix(x: Tensor, box: Box, partner: Int[Tensor, "B"]) -> Tensor:
     return take_inside(x, partner, rows, columns)
 
 
-class CutMix(Part):
+class CutMix(BatchTransform):
     """Paste a box of a random partner into each image; the partners are a permutation of the batch.
 
     alpha > 0: shape of the Beta distribution of the nominal shares. probability in [0, 1]: chance that a batch is
@@ -113,7 +113,7 @@ class CutMix(Part):
         self.alpha, self.probability = alpha, probability
         self.per_sample, self.correct_lam = per_sample, correct_lam
 
-    def __call__(self, batch: Batch, rng: torch.Generator) -> Batch:
+    def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
         size = (batch.x.shape[-2], batch.x.shape[-1])
         lam = draw_lam(self.alpha, self.probability, len(batch) if self.per_sample else None, rng)
         if isinstance(lam, float) and lam == 1:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
-from weathered.core.roles import Part
+from weathered.core.roles import BatchTransform
 from weathered.mixing.base import check_arguments, check_batch, check_share, draw_lam, draw_partner, take
 
 
@@ -41,7 +41,7 @@ def mixup(x: Tensor, lam: float | Float[Tensor, ""] | Float[Tensor, "B"], partne
     return other.lerp_(wide, lam.to(wide).view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
 
 
-class MixUp(Part):
+class MixUp(BatchTransform):
     """Blend random pairs of a batch and their labels; the partners are a permutation of the batch.
 
     alpha > 0: shape of the Beta distribution of the shares. probability in [0, 1]: chance that a batch is mixed, or
@@ -59,7 +59,7 @@ class MixUp(Part):
         self.alpha, self.probability = alpha, probability
         self.per_sample, self.keep_dominant = per_sample, keep_dominant
 
-    def __call__(self, batch: Batch, rng: torch.Generator) -> Batch:
+    def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
         lam = draw_lam(self.alpha, self.probability, len(batch) if self.per_sample else None, rng)
         if isinstance(lam, float) and lam == 1:
             return batch
