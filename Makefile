@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check claims docs bench clean
+.PHONY: demo test check claims claim-words docs bench clean
 
 $(VENV)/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ check: $(VENV)/.dev
 
 claims: $(VENV)/.dev
 	$(BIN)/weathered verify
+
+# the words of claims into their ledger files, whose figures stay; refused where more than words changed
+claim-words: $(VENV)/.dev
+	$(BIN)/python -c 'from weathered.verification import reword_ledger; print(*reword_ledger())'
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

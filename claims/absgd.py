@@ -11,8 +11,8 @@ from weathered.weighting.absgd import ABSGD
 
 SLUG = "absgd"
 SENTENCE = (
-    "With wrong labels among the training data, a network whose samples weigh exp(loss / temperature) with a negative "
-    "temperature is more accurate at the end of training than one that weighs all samples alike."
+    "With 36 % of the training labels wrong, a network whose samples weigh in proportion to exp(-loss) from the sixth "
+    "epoch on is more accurate at the end of training than one that weighs all samples alike."
 )
 DATA = (
     "scikit-learn digits with Gaussian pixel noise of 0.3, 100 train images of each class with 36 % symmetric label "

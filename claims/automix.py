@@ -23,11 +23,11 @@ from weathered.nn.build import build_model
 from weathered.procedures.automix import AutoMix, mix_by_mask, stage_map
 
 EVEN = "mixup at the mask's mean share"
+"""Tells a better mask from a better share."""
 SLUG = "automix"
 SENTENCE = (
     "On unseen pairs of images, masks of AutoMix lower the excess of the mixed cross entropy over the entropy of the "
-    "mixed label below that of mixup with the same shares. The arm that blends evenly at each mask's mean share tells "
-    "a better share from a better mask."
+    "mixed label below that of mixup with the same shares."
 )
 DATA = "scikit-learn digits enlarged to 16x16, 500 train and 1297 test images"
 METRIC = "mixed cross entropy minus label entropy on test pairs under the averaged network, in nats"

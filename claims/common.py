@@ -22,9 +22,22 @@ def split_digits(slug: str, seed: int, train: int) -> tuple[Dataset, Dataset]:
     return digits.select(rows[:train]), digits.select(rows[train:])
 
 
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of rows whose largest logit is the label's, in [0, 1]. logits (N, C), labels (N,)."""
     return float((logits.argmax(1) == labels).double().mean())
+
+
+MEMORISED = "share of the wrongly labelled training images predicted as their wrong label, in [0, 1], lower is better"
+
+
+def memorised(logits: Tensor, noisy: Dataset) -> float:
+    """Share of rows with a wrong label whose largest logit is that label's, in [0, 1]. logits (N, C).
+
+    noisy: rows with labels and clean labels, some of them different. Raises ValueError where none is wrong.
+    """
+    if noisy.clean_labels is None or not bool((wrong := noisy.labels != noisy.clean_labels).any()):
+        raise ValueError("memorised labels can be counted only where some labels are known to be wrong")
+    return accuracy(logits[wrong], noisy.labels[wrong])
 
 
 class LateDrop(Settings):

@@ -17,8 +17,8 @@ from weathered.nn.network import seeded
 
 SLUG = "cutmix"
 SENTENCE = (
-    "When a quarter of a test image is hidden, a network trained with boxes of other images pasted in, labels mixed by "
-    "area, is more accurate than one trained on whole images, and than one trained with mixup."
+    "When a quarter of a test image is hidden, a network trained with boxes of other images pasted into about half "
+    "of the batches, labels mixed by area, is more accurate than one trained on whole images."
 )
 DATA = "scikit-learn digits at 16 x 16, 500 train and 1297 test images, each test image with one quadrant black"
 METRIC = "test accuracy, mean over the four quadrants, in [0, 1]"

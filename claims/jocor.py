@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from common import accuracy, perceptron, split_digits
+from common import MEMORISED, accuracy, memorised, perceptron, split_digits
 from weathered.core.fit import fit
 from weathered.core.procedure import Procedure
 from weathered.core.rng import generator
@@ -11,6 +11,7 @@ from weathered.core.settings import Settings
 from weathered.data.makers.symmetric_noise import SymmetricNoise
 from weathered.procedures.jocor import JoCoR
 from weathered.procedures.supervised import Supervised
+from weathered.verification import Measured
 
 SLUG = "jocor"
 SENTENCE = (
@@ -23,6 +24,7 @@ BASELINE = "cross entropy"
 MAIN = "jocor"
 ARMS = ("cross entropy", "small joint loss without agreement", "jocor")
 HIGHER_IS_BETTER = True
+ALSO = (MEMORISED,)
 
 TRAIN = 1000
 NOISE = 0.5
@@ -30,8 +32,11 @@ RAMP = 9 / 60
 SETTINGS = Settings(epochs=60, batch_size=100, optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="constant")
 
 
-def measure(seed: int) -> dict[str, float]:
-    """Last test accuracy of each arm. The seed draws the split, the noise, the weights and the order of the rows."""
+def measure(seed: int) -> Measured:
+    """Last test accuracy of each arm, and the share of wrong labels it memorised.
+
+    The seed draws the split, the noise, the weights and the order of the rows.
+    """
     clean, test = split_digits(SLUG, seed, TRAIN)
     train = SymmetricNoise(NOISE)(clean, generator(seed, "noise", SLUG))
     arms: dict[str, Procedure] = {
@@ -39,8 +44,9 @@ def measure(seed: int) -> dict[str, float]:
         "small joint loss without agreement": JoCoR(0.0, NOISE, RAMP),
         "jocor": JoCoR(0.85, NOISE, RAMP),
     }
-    values = {}
+    values, learned_by_heart = {}, {}
     for name, procedure in arms.items():
         run = fit(Run(perceptron(train, (256, 256)), train, procedure=procedure, settings=replace(SETTINGS, seed=seed)))
         values[name] = accuracy(run.predict(test), test.labels)
-    return values
+        learned_by_heart[name] = memorised(run.predict(train), train)
+    return Measured(values, {MEMORISED: learned_by_heart})

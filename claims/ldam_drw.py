@@ -16,8 +16,9 @@ from weathered.weighting.drw import DRW
 
 SLUG = "ldam-drw"
 SENTENCE = (
-    "Trained on classes whose sizes differ by a factor of 50, a network with margins that grow for rarer classes and "
-    "class weights switched on late is more accurate on balanced data than one trained with cross entropy."
+    "Trained on classes whose sizes differ by a factor of 50, a network with a cosine head, margins that grow for "
+    "rarer classes and class weights switched on late is more accurate on balanced data than one with a linear head "
+    "trained with cross entropy."
 )
 DATA = (
     "scikit-learn digits with Gaussian pixel noise of 0.3, 100 to 2 train images of the classes in random order, "
@@ -28,6 +29,7 @@ BASELINE = "cross entropy"
 MAIN = "ldam-drw"
 ARMS = ("cross entropy", "cross entropy, cosine head", "cross entropy and drw", "ldam", "ldam-drw")
 HIGHER_IS_BETTER = True
+SEEDS = 8
 
 EPOCHS = 60
 START = 0.8

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from common import accuracy, perceptron, split_digits
+from common import MEMORISED, accuracy, memorised, perceptron, split_digits
 from weathered.core.fit import fit
 from weathered.core.rng import generator
 from weathered.core.roles import Loss
@@ -11,11 +11,12 @@ from weathered.core.settings import Settings
 from weathered.data.makers.symmetric_noise import SymmetricNoise
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.losses.logitclip import LogitClip
+from weathered.verification import Measured
 
 SLUG = "logitclip"
 SENTENCE = (
-    "With half of the training labels wrong, a network trained with cross entropy on logits of capped norm is more "
-    "accurate at the end of training than one trained with cross entropy."
+    "With half of the training labels wrong, a network trained with cross entropy on logits whose norm is capped at "
+    "0.5 is more accurate at the end of training than one trained with cross entropy."
 )
 DATA = "scikit-learn digits, 1000 train images with 50 % symmetric label noise, 797 clean test images"
 METRIC = "test accuracy after the last epoch, in [0, 1]"
@@ -23,14 +24,18 @@ BASELINE = "cross entropy"
 MAIN = "tau 0.5"
 ARMS = ("cross entropy", "tau 4", "tau 0.5", "tau 1.5, delta 1/1.5")
 HIGHER_IS_BETTER = True
+ALSO = (MEMORISED,)
 
 TRAIN = 1000
 NOISE = 0.5
 SETTINGS = Settings(epochs=100, batch_size=50, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="cosine")
 
 
-def measure(seed: int) -> dict[str, float]:
-    """Last test accuracy of each arm. The seed draws the split, the noise, the weights and the order of the rows."""
+def measure(seed: int) -> Measured:
+    """Last test accuracy of each arm, and the share of wrong labels it memorised.
+
+    The seed draws the split, the noise, the weights and the order of the rows.
+    """
     clean, test = split_digits(SLUG, seed, TRAIN)
     train = SymmetricNoise(NOISE)(clean, generator(seed, "noise", SLUG))
     losses: dict[str, Loss] = {
@@ -39,8 +44,9 @@ def measure(seed: int) -> dict[str, float]:
         "tau 0.5": LogitClip(0.5),
         "tau 1.5, delta 1/1.5": LogitClip(1.5, 1 / 1.5),
     }
-    values = {}
+    values, learned_by_heart = {}, {}
     for name, loss in losses.items():
         run = fit(Run(perceptron(train, (512, 512)), train, loss=loss, settings=replace(SETTINGS, seed=seed)))
         values[name] = accuracy(run.predict(test), test.labels)
-    return values
+        learned_by_heart[name] = memorised(run.predict(train), train)
+    return Measured(values, {MEMORISED: learned_by_heart})

@@ -12,8 +12,8 @@ from weathered.mixing.mixup import MixUp
 
 SLUG = "mixup"
 SENTENCE = (
-    "With 40 % of the training labels wrong, a network trained on blends of pairs of images and of their labels is "
-    "more accurate at the end of training than one trained on the images themselves."
+    "With 40 % of the training labels wrong, a network trained on blends of pairs of images and of their labels, the "
+    "shares from Beta(8, 8), is more accurate at the end of training than one trained on the images themselves."
 )
 DATA = "scikit-learn digits, 1000 train images with 40 % symmetric label noise, 797 clean test images"
 METRIC = "test accuracy after the last epoch, in [0, 1]"

@@ -24,9 +24,15 @@ from weathered.scores.knn import KNN
 from weathered.scores.zode import ZODE
 
 SLUG = "zode"
-SENTENCE = "Combining the scores of several models by p-values separates unseen classes better than one model does."
-DATA = "digits"
-METRIC = "AUROC of digits 7 to 9 against test digits 0 to 6"
+SENTENCE = (
+    "Combining the scores of seven models by p-values separates unseen classes better than one of these models does on "
+    "average."
+)
+DATA = (
+    "scikit-learn digits, networks that see 32 of the 64 pixels each; of the digits 0 to 6 half train, a quarter "
+    "calibrates and a quarter tests"
+)
+METRIC = "AUROC of digits 7 to 9 against test digits 0 to 6, in [0, 1]"
 BASELINE = "mean single model"
 MAIN = "zode"
 ARMS = ("mean single model", "zode", "smallest p-value", "mean p-value")

@@ -5,7 +5,7 @@ Run from anywhere as `python docs/generate.py`, before mkdocs. Everything it wri
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from inspect import isclass, isfunction
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ from weathered.cli.describe import describe
 from weathered.core.facts import FACTS, SLOTS
 from weathered.ledger import CLAIMS, read_ledger
 from weathered.registry import ENTRIES, PROBLEMS, Entry
-from weathered.stats import mean_interval, share_interval
+from weathered.stats import interval_text, mean_interval, share_interval
 
 DOCS = Path(__file__).parent
 
@@ -172,14 +172,18 @@ def measured(entry: Entry) -> str:
 def claim_block(record: dict[str, Any]) -> str:
     """One record of the ledger: the sentence, the arms with their means, the difference and the verdict."""
     seeds = record["seeds"]
-    rows = []
-    # the ledger's metrics say their range last
-    interval_of = share_interval if record["metric"].endswith(", in [0, 1]") else mean_interval
-    for arm in record["arms"]:
-        estimate = interval_of(record["values"][arm])
-        role = {record["main"]: "claimed to be better", record["baseline"]: "baseline"}.get(arm, "")
-        rows.append((arm, role, f"{estimate.value:.3f}", f"[{estimate.low:.3f}, {estimate.high:.3f}]"))
-    low, high = record["interval"]
+    roles = {record["main"]: "claimed to be better", record["baseline"]: "baseline"}
+    rows = [
+        (arm, roles.get(arm, ""), *mean_and_interval(record["metric"], record["values"][arm])) for arm in record["arms"]
+    ]
+    span = interval_text(*record["interval"], "+.3f", "not known")
+    also = []
+    for found in record.get("also", []):
+        listed = [(arm, *mean_and_interval(found["metric"], values)) for arm, values in found["values"].items()]
+        also += [
+            f"Measured beside it, without a verdict: {literal(found['metric'])}.",
+            table(("arm", f"mean of {len(seeds)} seeds", "95 % interval"), listed),
+        ]
     direction = "higher" if record["higher_is_better"] else "lower"
     return "\n\n".join(
         [
@@ -187,8 +191,9 @@ def claim_block(record: dict[str, Any]) -> str:
             f"Data: {literal(record['data'])}. Metric: {literal(record['metric'])} ({direction} is better).",
             table(("arm", "role", f"mean of {len(seeds)} seeds", "95 % interval"), rows),
             f"Difference {record['main']} - {record['baseline']}, paired over the seeds "
-            f"{', '.join(map(str, seeds))}: {record['difference']:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}].",
+            f"{', '.join(map(str, seeds))}: {record['difference']:+.3f}, 95 % interval {span}.",
             VERDICTS[record["verdict"]],
+            *also,
             f"Measured in {record['seconds']:.0f} s of computation with "
             f"{', '.join(f'{name} {number}' for name, number in record['versions'].items())}. "
             f"`weathered verify {record['slug']}` measures it again.",
@@ -196,18 +201,23 @@ def claim_block(record: dict[str, Any]) -> str:
     )
 
 
+def mean_and_interval(metric: str, values: Sequence[float]) -> tuple[str, str]:
+    """Two cells: the mean over seeds and its interval, cut to [0, 1] where the metric says that range."""
+    estimate = (share_interval if ", in [0, 1]" in metric else mean_interval)(values)
+    return f"{estimate.value:.3f}", interval_text(estimate.low, estimate.high, ".3f", "not known")
+
+
 def claims_page(records: dict[str, dict[str, Any] | None]) -> str:
     """The ledger as one table, then each claim with its arms; claims without a record (None) are named."""
     found = {slug: record for slug, record in records.items() if record is not None}
     rows = []
     for slug, record in found.items():
-        low, high = record["interval"]
         rows.append(
             (
                 f"[{slug}](#{slug})",
                 f"{record['main']} - {record['baseline']}",
                 f"{record['difference']:+.3f}",
-                f"[{low:+.3f}, {high:+.3f}]",
+                interval_text(*record["interval"], "+.3f", "not known"),
                 str(len(record["seeds"])),
                 record["verdict"],
             )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from weathered.stats import mean_interval, paired_comparison, proportion_interval, share_interval
-from weathered.verification import Claim, conclude
+from weathered.stats import interval_text, mean_interval, paired_comparison, proportion_interval, share_interval
+from weathered.verification import Claim, SeedResult, conclude
 
 
 def test_mean_interval_is_students():
@@ -25,6 +25,7 @@ def test_an_interval_of_shares_stays_inside():
     estimate = share_interval([0.9, 1.0])
     assert estimate.high == 1.0
     assert estimate.low >= 0.0
+    assert share_interval([0.9]) == (0.9, -math.inf, math.inf, 1)
 
 
 def test_wilson_interval_at_the_ends_and_in_the_middle():
@@ -49,6 +50,14 @@ def test_equal_differences_prove_nothing():
     assert comparison.p_value == 1.0
 
 
+def test_an_interval_in_words_or_that_there_is_none():
+    assert interval_text(0.5, 0.75) == "[0.5000, 0.7500]"
+    assert interval_text(-0.5, 0.75, "+.1f") == "[-0.5, +0.8]"
+    for low, high in ((None, None), (-math.inf, math.inf), (0.1, math.nan), (None, 0.5)):
+        assert interval_text(low, high) == "-"
+        assert interval_text(low, high, unknown="not known") == "not known"
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="same seeds"):
         paired_comparison([1.0], [1.0, 2.0])
@@ -68,7 +77,7 @@ def test_refusals():
 )
 def test_verdicts_follow_the_interval_and_the_direction(main, higher, verdict):
     claim = Claim("x", "s", "d", "m", "base", "main", ("base", "main"), lambda seed: {}, higher)
-    measured = [({"base": 0.5, "main": value}, 1.0) for value in main]
+    measured = [SeedResult({"base": 0.5, "main": value}, {}, 1.0) for value in main]
     record = conclude(claim, range(3), measured)
     assert record["verdict"] == verdict
     assert record["values"]["main"] == list(main)

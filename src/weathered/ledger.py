@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from weathered.stats import interval_text
+
 CLAIMS = Path(__file__).parents[2] / "claims"
 """The claims of a source checkout; an installed package carries its ledger beside this file."""
 
@@ -26,7 +28,8 @@ def ledger_sentence(slug: str) -> str:
     if record is None:
         return "not yet: the ledger holds no figure for it."
     low, high = record["interval"]
+    span = interval_text(low, high, "+.3f", "(interval not known)")
     return (
         f"{record['verdict']}: {record['metric']} on {record['data']}, {record['main']} against {record['baseline']}: "
-        f"{record['difference']:+.3f} [{low:+.3f}, {high:+.3f}] over {len(record['seeds'])} seeds."
+        f"{record['difference']:+.3f} {span} over {len(record['seeds'])} seeds."
     )

@@ -29,8 +29,10 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
 
 
 def share_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The `mean_interval` of shares, cut to [0, 1]."""
+    """The `mean_interval` of shares, cut to [0, 1]; that of a single value stays (-inf, inf)."""
     estimate = mean_interval(values, confidence)
+    if estimate.n == 1:
+        return estimate
     return estimate._replace(low=max(0.0, estimate.low), high=min(1.0, estimate.high))
 
 
@@ -60,6 +62,13 @@ def sample_mean_interval(values: np.ndarray, confidence: float = 0.95) -> Estima
         else np.inf
     )
     return Estimate(mean, mean - half, mean + half, len(array))
+
+
+def interval_text(low: float | None, high: float | None, form: str = ".4f", unknown: str = "-") -> str:
+    """An interval for a line of text, as in `[0.81, 0.84]`, or `unknown` where a side is None or infinite."""
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return unknown
+    return f"[{low:{form}}, {high:{form}}]"
 
 
 class Comparison(NamedTuple):

@@ -1,17 +1,21 @@
 """Claims: run what a paper says at small scale, paired over seeds, and write down what came out."""
 
+import importlib
 import importlib.util
 import json
+import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
 
+from weathered.audit.result import plain
 from weathered.core.atomic import write_text
 from weathered.core.errors import SpecError
 from weathered.core.spec import near
@@ -19,12 +23,28 @@ from weathered.ledger import CLAIMS, ledger_folder
 from weathered.stats import paired_comparison
 
 
+class Measured(NamedTuple):
+    """One seed of a claim with secondary figures: arm -> value, and secondary metric -> arm -> value."""
+
+    values: Mapping[str, float]
+    also: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+
+
+class SeedResult(NamedTuple):
+    """What a seed gave, checked against the claim's arms, and the seconds it took."""
+
+    values: dict[str, float]
+    also: dict[str, dict[str, float]]
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Claim:
     """What a paper says in one sentence, and how to measure it at small scale.
 
-    arms: names, the baseline and `main` among them. measure(seed) -> arm -> value of `metric`.
-    The claim is that `main` is better than `baseline`.
+    arms: names, the baseline and `main` among them. measure(seed) -> arm -> value of `metric`, or `Measured`.
+    The claim is that `main` is better than `baseline`. also: secondary metrics, kept without a verdict.
+    seeds: how many seeds, from 0, the ledger's figures take.
     """
 
     slug: str
@@ -34,14 +54,16 @@ class Claim:
     baseline: str
     main: str
     arms: tuple[str, ...]
-    measure: Callable[[int], dict[str, float]]
+    measure: Callable[[int], Mapping[str, float] | Measured]
     higher_is_better: bool = True
+    seeds: int = 3
+    also: tuple[str, ...] = ()
 
 
 def load_claims(names: Sequence[str] = (), folder: Path | None = None) -> dict[str, Claim]:
     """The claims in a folder by slug, all of them or the named ones.
 
-    Raises SpecError for a name without a claim, with a suggestion, or a claim file without its constants.
+    Raises SpecError for a name without a claim, with a suggestion, or a claim file that cannot be used.
     """
     folder = folder or CLAIMS
     if not folder.is_dir():
@@ -54,7 +76,7 @@ def load_claims(names: Sequence[str] = (), folder: Path | None = None) -> dict[s
 
 
 def load_claim(path: Path) -> Claim:
-    """Read one claim file."""
+    """Read one claim file. Raises SpecError if it cannot be imported or lacks a constant."""
     module = _import_file(path)
     try:
         return Claim(
@@ -67,68 +89,145 @@ def load_claim(path: Path) -> Claim:
             arms=tuple(module.ARMS),
             measure=module.measure,
             higher_is_better=getattr(module, "HIGHER_IS_BETTER", True),
+            seeds=getattr(module, "SEEDS", 3),
+            also=tuple(getattr(module, "ALSO", ())),
         )
     except AttributeError as error:
         raise SpecError(f"the claim {path} lacks the constant {error.name}.") from error
 
 
 def _import_file(path: Path) -> ModuleType:
-    # claims share a module of data preparation that lies beside them
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"weathered_claim_{path.stem}", path)
+    name = f"weathered_claim_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise SpecError(f"{path} cannot be imported as a claim.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _neighbours(path.parent):
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise SpecError(f"{path} cannot be imported as a claim: {type(error).__name__}: {error}.") from error
+        finally:
+            del sys.modules[name]
     return module
 
 
-def measure_one(path: str, seed: int, threads: int) -> tuple[dict[str, float], float]:
-    """One seed of one claim in a worker process: its values and the seconds it took."""
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Let a claim import the files beside it and leave no trace: another folder may use the same names."""
+    names = {path.stem for path in folder.glob("*.py")}
+    hidden = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+def measure_one(path: str, seed: int, threads: int) -> SeedResult:
+    """One seed of one claim in a worker process. Raises SpecError if arms or secondary metrics are not as declared."""
     import torch
 
     torch.set_num_threads(threads)
     claim = load_claim(Path(path))
     begun = time.monotonic()
-    values = claim.measure(seed)
+    found = claim.measure(seed)
+    seconds = time.monotonic() - begun
+    measured = found if isinstance(found, Measured) else Measured(found)
+    if set(measured.also) != set(claim.also):
+        raise SpecError(
+            f"the claim {claim.slug} declares the secondary metrics {claim.also} but measured {tuple(measured.also)}."
+        )
+    return SeedResult(
+        _of_arms(claim, measured.values), {name: _of_arms(claim, measured.also[name]) for name in claim.also}, seconds
+    )
+
+
+def _of_arms(claim: Claim, values: Mapping[str, float]) -> dict[str, float]:
     if set(values) != set(claim.arms):
         raise SpecError(f"the claim {claim.slug} declares the arms {claim.arms} but measured {tuple(values)}.")
-    return {name: float(value) for name, value in values.items()}, time.monotonic() - begun
+    for arm, value in values.items():
+        if not math.isfinite(value):
+            raise SpecError(f"the claim {claim.slug} measured {value} for the arm '{arm}'.")
+    return {arm: float(values[arm]) for arm in claim.arms}
 
 
-def conclude(claim: Claim, seeds: Sequence[int], measured: Sequence[tuple[dict[str, float], float]]) -> dict[str, Any]:
-    """The ledger record of a claim. verdict: `shown` if the interval lies on the claimed side of 0, `reversed` if on
-    the other, else `not shown`."""
-    values = {arm: [result[arm] for result, _ in measured] for arm in claim.arms}
+def conclude(claim: Claim, seeds: Sequence[int], measured: Sequence[SeedResult]) -> dict[str, Any]:
+    """The ledger record of a claim, as JSON can hold it: an interval that is not known is null on both sides.
+
+    verdict: `shown` if the interval lies on the claimed side of 0, `reversed` if on the other, else `not shown`.
+    Raises ValueError unless each seed has its result.
+    """
+    if len(measured) != len(seeds):
+        raise ValueError(f"{len(seeds)} seeds but {len(measured)} results; a record needs all of them")
+    values = {arm: [result.values[arm] for result in measured] for arm in claim.arms}
     comparison = paired_comparison(values[claim.main], values[claim.baseline])
     estimate = comparison.difference
     better, worse = estimate.low > 0, estimate.high < 0
     if not claim.higher_is_better:
         better, worse = worse, better
-    return {
+    record = {
         "slug": claim.slug,
         "claim": claim.sentence,
         "data": claim.data,
         "metric": claim.metric,
         "higher_is_better": claim.higher_is_better,
-        "arms": list(claim.arms),
+        "arms": claim.arms,
         "baseline": claim.baseline,
         "main": claim.main,
-        "seeds": list(seeds),
+        "seeds": tuple(seeds),
         "values": values,
+        "also": [
+            {"metric": name, "values": {arm: [result.also[name][arm] for result in measured] for arm in claim.arms}}
+            for name in claim.also
+        ],
         "difference": estimate.value,
-        "interval": [estimate.low, estimate.high],
+        "interval": (estimate.low, estimate.high),
         "p_value": comparison.p_value,
-        "seconds": sum(seconds for _, seconds in measured),
+        "seconds": sum(result.seconds for result in measured),
         "versions": {name: version(name) for name in ("weathered", "torch", "numpy", "scikit-learn")},
         "python": platform.python_version(),
         "verdict": "shown" if better else "reversed" if worse else "not shown",
     }
+    return plain(record)
 
 
-def write_record(record: dict[str, Any], folder: Path | None = None) -> Path:
+def reworded(record: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
+    """A ledger record with the claim's present words for the sentence, the data and the metrics, and its own figures.
+
+    For words alone: where data or arms themselves change, only a new measurement is honest. Raises SpecError where the
+    record was measured on other arms, another direction or another number of secondary metrics.
+    """
+    before = (record["main"], record["baseline"], tuple(record["arms"]), record["higher_is_better"])
+    also = record.get("also", [])
+    if (claim.main, claim.baseline, claim.arms, claim.higher_is_better) != before or len(also) != len(claim.also):
+        raise SpecError(f"the claim {claim.slug} changed more than its words; run 'weathered verify {claim.slug}'.")
+    words: dict[str, Any] = {"claim": claim.sentence, "data": claim.data, "metric": claim.metric}
+    if also:
+        words["also"] = [{**kept, "metric": name} for kept, name in zip(also, claim.also, strict=True)]
+    return {**record, **words}
+
+
+def reword_ledger(names: Sequence[str] = (), folder: Path | None = None) -> list[Path]:
+    """Write the present words of all or the named claims into the ledger files that differ, and return their paths."""
+    changed = []
+    for slug, claim in load_claims(names, folder).items():
+        path = (folder / "ledger" if folder else ledger_folder()) / f"{slug}.json"
+        if not path.exists():
+            continue
+        record = json.loads(path.read_text())
+        if (new := reworded(record, claim)) != record:
+            changed.append(write_record(new, path.parent))
+    return changed
+
+
+def write_record(record: Mapping[str, Any], folder: Path | None = None) -> Path:
     """Write a record to the ledger and return its path."""
     path = (folder or ledger_folder()) / f"{record['slug']}.json"
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return path

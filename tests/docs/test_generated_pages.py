@@ -104,6 +104,21 @@ def test_claims_say_what_was_measured(generate, verdict, low, high, said):
     assert "Not measured yet: y." in text
 
 
+def test_an_unknown_interval_and_secondary_figures_are_shown(generate):
+    unknown = record("not shown", 0.1, 0.3) | {
+        "interval": [None, None],
+        "seeds": [0],
+        "values": {"a": [0.5], "b": [0.25]},
+        "also": [{"metric": "share kept, in [0, 1]", "values": {"a": [0.125], "b": [0.75]}}],
+    }
+    text = generate.claims_page({"x": unknown})
+    assert "95 % interval not known." in text
+    assert "without a verdict: share kept, in \\[0, 1\\]." in text
+    assert "| a | 0.125 | not known |" in text
+    assert "inf" not in text
+    assert "None" not in text
+
+
 def test_docstrings_keep_their_characters(generate):
     shown = generate.markdown("First *one*_line_ a < b, in [0, 1].\n\nSecond:\n\n    x_i * y_i < z\n\nThird `k_1`.")
     assert "First \\*one\\*\\_line\\_ a &lt; b, in \\[0, 1\\]." in shown

@@ -14,6 +14,7 @@ from weathered.cli.progress import plain_progress
 from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.spec import near
 from weathered.loaded_run import load_run
+from weathered.stats import interval_text
 
 
 def audit_runs(
@@ -69,6 +70,6 @@ def summary_table(result: AuditResult) -> Table:
         table.add_column(heading, overflow="fold")
     for name, estimate in result.summary.items():
         better = "higher" if result.higher_is_better[name] else "lower"
-        interval = f"[{estimate.low:.4f}, {estimate.high:.4f}]"
+        interval = interval_text(estimate.low, estimate.high)
         table.add_row(name, f"{estimate.value:.4f}", interval, str(estimate.n), better)
     return table

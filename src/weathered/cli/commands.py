@@ -152,7 +152,9 @@ def report(
 
 def verify(
     methods: Annotated[list[str] | None, typer.Argument(help="Methods whose claims to run; all without.")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=2, help="How many seeds, from 0.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=2, help="How many seeds, from 0; else each claim's own.")
+    ] = None,
     claims: Annotated[Path | None, typer.Option(help="Folder of claims, if not the checkout's.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, one per core by default.")] = None,
     as_json: opt.Json = False,

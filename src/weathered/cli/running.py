@@ -19,6 +19,7 @@ from weathered.core.errors import SpecError, WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.collect import report_on_comparison
+from weathered.stats import interval_text
 from weathered.store import RunFolder, find_runs
 from weathered.sweep import Launcher
 from weathered.training import build_run, resolved_head, train
@@ -87,11 +88,6 @@ def train_one(
         table.add_row(name, f"{value['value']:.4f}", interval_text(value["low"], value["high"]), str(value["n"]))
     Console().print(table)
     typer.echo(f"run: {folder.path}")
-
-
-def interval_text(low: float | None, high: float | None) -> str:
-    """An interval for a table, or a dash where one run gives none."""
-    return "-" if low is None or high is None else f"[{low:.4f}, {high:.4f}]"
 
 
 def compare_arms(
