@@ -10,7 +10,8 @@ a squared distance. They threshold minus this, higher = in-distribution. Limits:
 Euclidean distance to the nearest mean; one class is the squared Mahalanobis distance of textbooks.
 
 Features and means are whitened once by the Cholesky factor of S, so that all classes cost one matrix product and not
-one quadratic form each; the distance to the class found is then taken from the difference itself.
+one quadratic form each; the distance to the class found is then taken from the difference itself. Learning is in
+float64. Centred float32 features are scored in float32: that adds errors of the size their own rounding has made.
 """
 
 import math
@@ -26,10 +27,10 @@ from weathered.scores.base import CHUNK_VALUES, Evidence, Score, by_rows, check_
 
 
 class Whitened(NamedTuple):
-    """centre (D,): subtracted first. factor (D, D): lower Cholesky factor. means (C, D): factor^-1 (mu - centre)."""
+    """centre (D,): subtracted first. basis (D, D): inverse of the upper Cholesky factor. means (C, D): whitened too."""
 
     centre: Tensor
-    factor: Tensor
+    basis: Tensor
     means: Tensor
 
 
@@ -38,26 +39,29 @@ def whiten(means: Float[Tensor, "C D"], covariance: Float[Tensor, "D D"]) -> Whi
     factor, info = torch.linalg.cholesky_ex(covariance.double())
     if int(info) or not bool(torch.isfinite(factor).all()):
         raise ValueError("the covariance is not positive definite; raise ridge, or drop features that never vary")
+    identity = torch.eye(len(factor)).to(factor)
+    basis = torch.linalg.solve_triangular(factor, identity, upper=False).T.contiguous()
     centre = means.double().mean(0)
-    return Whitened(centre, factor, _solve(factor, means.double() - centre))
+    return Whitened(centre, basis, (means.double() - centre) @ basis)
 
 
 def nearest(features: Float[Tensor, "N D"], space: Whitened) -> Float[Tensor, "N"]:
     """Squared distance (N,) to the nearest of the whitened means, in blocks of rows, never (N, C, D) at once."""
     if features.shape[1] != len(space.centre):
         raise ValueError(f"features must have the width {len(space.centre)} of the means, got {features.shape[1]}")
-    half_squares = space.means.square().sum(1) / 2
 
-    def rows(h: Tensor) -> Tensor:
-        u = _solve(space.factor, h.double() - space.centre)
-        closest = torch.addmm(half_squares, u, space.means.T, alpha=-1).argmin(1)
-        return (u - space.means[closest]).square().sum(1)
+    def rows(h: Tensor, precision: torch.dtype) -> Tensor:
+        basis, means = space.basis.to(precision), space.means.to(precision)
+        u = (h.double() - space.centre).to(precision) @ basis
+        closest = torch.addmm(means.square().sum(1) / 2, u, means.T, alpha=-1).argmin(1)
+        return (u - means[closest]).square().sum(1).double()
 
-    return by_rows(rows, features, width=max(space.means.shape))
+    def block(h: Tensor) -> Tensor:
+        if h.dtype != torch.float64 and torch.isfinite(fast := rows(h, torch.float32)).all():
+            return fast
+        return rows(h, torch.float64)  # also where a square exceeds what float32 holds
 
-
-def _solve(factor: Tensor, rows: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(factor, rows.T, upper=False).T
+    return by_rows(block, features, width=max(space.means.shape))
 
 
 def mahalanobis_score(
