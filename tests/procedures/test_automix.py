@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from weathered.core.batch import Batch
-from weathered.core.errors import Incompatible, NonFinite
+from weathered.core.errors import Incompatible, NonFinite, SpecError
 from weathered.core.facts import Traits
 from weathered.core.fit import fit, train_step
 from weathered.core.predict import predict_logits
@@ -292,6 +292,12 @@ def test_the_stage_may_be_chosen_and_a_timm_network_used(images):
         shapes.append(run.modules["mix_block"].value.weight.shape[1])
         fit(run, max_steps=1)
     assert shapes == [17, 257]
+
+
+@pytest.mark.parametrize(("spec", "stage"), [("cnn_small:width=8", 3), ("cnn_small:width=8", -4), ("timm:resnet18", 7)])
+def test_a_stage_that_the_model_does_not_have_is_refused(images, spec, stage):
+    with pytest.raises(SpecError, match=f"AutoMix cannot take stage {stage} of the model: .*"):
+        Run(build_model(spec, images), images, procedure=AutoMix(stage=stage), settings=SGD)
 
 
 def test_a_single_sample_is_its_own_partner(images):

@@ -25,6 +25,17 @@ def _block(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     return nn.Sequential(convolution, _norm(norm, outputs), nn.ReLU())
 
 
+def _stage_numbers(indices: int | list[int] | None, stages: int) -> set[int]:
+    if isinstance(indices, int):
+        if not 1 <= indices <= stages:
+            raise ValueError(f"the last n of {stages} stages needs n in [1, {stages}], got {indices}")
+        return set(range(stages - indices, stages))
+    chosen = list(range(stages)) if indices is None else indices
+    if not chosen or not all(-stages <= i < stages for i in chosen):
+        raise ValueError(f"indices must be stages in [{-stages}, {stages - 1}], at least one, got {chosen}")
+    return {i % stages for i in chosen}
+
+
 class CNNSmall(nn.Module):
     """Five 3x3 convolutions in three stages of (width, 2 width, 2 width) channels, halved in size between stages.
 
@@ -46,17 +57,23 @@ class CNNSmall(nn.Module):
         )
         self.num_features = wide
 
-    def forward_intermediates(self, x: Tensor, indices: list[int], intermediates_only: bool = True) -> list[Tensor]:
-        """The feature maps after the stages in `indices` (0 to 2, or negative from the end)."""
-        wanted = {i % len(self.stages) for i in indices}
-        maps = {}
-        for number, stage in enumerate(self.stages):
+    def forward_intermediates(
+        self, x: Tensor, indices: int | list[int] | None = None, intermediates_only: bool = True
+    ) -> list[Tensor]:
+        """The feature maps after some of the three stages, in the order of the stages; as timm's method of that name.
+
+        indices: stages from 0 to 2, or from the end as -1 to -3; a whole number n for the last n; None for all.
+        Raises ValueError for indices out of range, or if more than the maps is asked for.
+        """
+        if not intermediates_only:
+            raise ValueError("forward_intermediates gives feature maps only, pass intermediates_only=True")
+        wanted = _stage_numbers(indices, len(self.stages))
+        maps = []
+        for number, stage in enumerate(self.stages[: max(wanted) + 1]):
             x = stage(x if number == 0 else F.max_pool2d(x, 2))
             if number in wanted:
-                maps[number] = x
-            if number == max(wanted):
-                break
-        return [maps[i % len(self.stages)] for i in indices]
+                maps.append(x)
+        return maps
 
     def forward_features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.forward_intermediates(x, [-1])[0]

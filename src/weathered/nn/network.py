@@ -42,9 +42,13 @@ class Network(nn.Module):
         pooled = cast(Any, self.body).forward_head(features, pre_logits=True)
         return pooled if pre_logits else self.head(pooled)
 
-    def forward_intermediates(self, x: Tensor, indices: list[int], intermediates_only: bool = True) -> list[Tensor]:
-        """Feature maps (B, D, h, w) after inner stages of a convolutional backbone."""
-        return cast(Any, self.body).forward_intermediates(self.normalize(x), indices=indices, intermediates_only=True)
+    def forward_intermediates(
+        self, x: Tensor, indices: int | list[int] | None = None, intermediates_only: bool = True
+    ) -> list[Tensor]:
+        """Feature maps (B, D, h, w) after inner stages of a convolutional backbone; arguments as the backbone's."""
+        return cast(Any, self.body).forward_intermediates(
+            self.normalize(x), indices=indices, intermediates_only=intermediates_only
+        )
 
     def get_classifier(self) -> nn.Module:
         return self.head
@@ -109,8 +113,10 @@ def assemble(body: nn.Module, dataset: Dataset, head: str) -> Network:
 def fresh_copy(model: nn.Module | Callable[[int], nn.Module], reference: nn.Module, seed: int) -> nn.Module:
     """A second network of the same architecture with other initial weights.
 
-    model: what the run was given. A factory is called with `seed`; a module is copied and every layer with
-    `reset_parameters` is drawn anew. Raises ValueError if a parameter belongs to a layer without it.
+    model: what the run was given. A function is called with `seed`. A module is copied, and each layer is drawn anew
+    by its own `reset_parameters`: torch's default rule, whatever rule the network was built with, so a copy of a timm
+    network starts otherwise than the network did, and pretrained weights are gone. Give a function where that matters.
+    Raises ValueError if a parameter belongs to a layer without `reset_parameters`.
     """
     if not isinstance(model, nn.Module):
         return model(seed)

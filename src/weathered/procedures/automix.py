@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from weathered.core import distributed
 from weathered.core.batch import Batch
+from weathered.core.errors import SpecError
 from weathered.core.facts import Traits
 from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
@@ -82,7 +83,8 @@ class AutoMix(Procedure):
     reduction: of the block's channels.
 
     Any loss part serves all three losses. A reweight part sees clean and mixed samples as one batch of 2 B; the loss
-    that trains the block is not weighted. Raises ValueError in `setup` if the classifier cannot be drawn anew.
+    that trains the block is not weighted. Raises SpecError in `setup` if the model has no such stage, and ValueError if
+    its classifier cannot be drawn anew.
     """
 
     traits = Traits(
@@ -136,8 +138,11 @@ class AutoMix(Procedure):
         return min(start, end), end
 
     def setup(self, run: Run) -> dict[str, nn.Module]:
-        with torch.no_grad(), eval_mode(run.model):
-            channels = stage_map(run.model, run.train.floats(torch.arange(1)).to(run.device), self.stage).shape[1]
+        try:
+            with torch.no_grad(), eval_mode(run.model):
+                channels = stage_map(run.model, run.train.floats(torch.arange(1)).to(run.device), self.stage).shape[1]
+        except (AssertionError, IndexError, ValueError) as error:
+            raise SpecError(f"AutoMix cannot take stage {self.stage} of the model: {error}.") from error
         mix_head = copy.deepcopy(cast(Any, run.model).get_classifier())
         if not hasattr(mix_head, "reset_parameters"):
             raise ValueError(f"AutoMix cannot draw a second head, {type(mix_head).__name__} has no reset_parameters")
