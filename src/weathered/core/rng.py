@@ -26,8 +26,8 @@ def draw_beta(alpha: float, rng: torch.Generator, size: tuple[int, ...] = ()) ->
     """
     shape = torch.full((2, *size), alpha, dtype=torch.float64)
     gamma = torch._standard_gamma(shape, generator=rng)  # pyright: ignore[reportPrivateImportUsage]
-    total = gamma.sum(0)
-    share = gamma[0] / total.clamp_min(torch.finfo(torch.float64).tiny)
-    # both gammas underflow for a very small alpha, where Beta puts its mass on 0 and 1
+    total = gamma[0] + gamma[1]
+    share = gamma[0] / total
     coin = torch.randint(2, size, generator=rng, dtype=torch.float64)
-    return torch.where(total > 0, share, coin)
+    # both gammas underflow for a very small alpha, where Beta puts its mass on 0 and 1
+    return share if alpha >= 0.1 else torch.where(total > 0, share, coin)

@@ -65,7 +65,8 @@ class Target:
 
         partner (B,) positions in this batch; lam a scalar or (B,), in [0, 1].
         """
-        return self.blend(self.select(partner), lam)
+        other = Target(self.labels.index_select(1, partner), self.weights.index_select(1, partner), self.num_classes)
+        return self.blend(other, lam)
 
     def blend(self, other: "Target", lam: Float[Tensor, ""] | Float[Tensor, "B"]) -> "Target":
         """lam * self + (1 - lam) * other, sample by sample; lam a scalar or (B,), in [0, 1].
