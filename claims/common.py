@@ -43,7 +43,7 @@ def memorised(logits: Tensor, noisy: Dataset) -> float:
 class LateDrop(Settings):
     """Settings whose learning rate falls to a tenth for the last fifth of training."""
 
-    def learning_rate(self, progress: float) -> float:
+    def learning_rate(self, progress: float, step: float = 0.0) -> float:
         return self.lr if progress < 0.8 else self.lr / 10
 
 

@@ -161,9 +161,28 @@ def test_schedules_start_at_lr_and_end_low():
         settings = Settings(lr=1.0, schedule=schedule)
         assert settings.learning_rate(0.0) == 1.0
         assert settings.learning_rate(0.999) == pytest.approx(last, abs=1e-3)
-    warm = Settings(lr=1.0, warmup=0.1)
-    assert warm.learning_rate(0.0) < 1e-6
-    assert warm.learning_rate(0.05) == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+def test_warm_up_rises_by_equal_steps_to_the_full_rate(small_digits, schedule):
+    """5 steps of warm-up in 20: a fifth of the rate in the first step, all of it in the fifth, then the schedule."""
+    rates: list[float] = []
+    run = make(small_digits, "mlp", epochs=2, batch_size=20, lr=0.5, warmup=0.25, schedule=schedule)
+    fit(run, observer=lambda run: rates.append(run.optimizer.param_groups[0]["lr"]))
+    assert len(rates) == 20
+    assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert rates[5] == 0.5
+    assert rates[6:] == [run.settings.learning_rate(step / 20) for step in range(6, 20)]
+    # an end of warm-up inside a step, or inside the first one
+    assert Settings(lr=1.0, warmup=0.26).learning_rate(0.25, 0.05) == 1.0
+    assert Settings(lr=1.0, warmup=0.01).learning_rate(0.0, 0.05) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+def test_without_warm_up_the_length_of_a_step_does_not_matter(schedule):
+    settings = Settings(schedule=schedule)
+    for step in range(300):
+        assert settings.learning_rate(step / 300, 1 / 300) == settings.learning_rate(step / 300)
 
 
 def test_help_and_list_do_not_import_torch():

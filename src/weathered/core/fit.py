@@ -100,7 +100,7 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 def train_step(run: Run, rows: Tensor, x: Tensor) -> None:
     """One step on the inputs `x` (B, ...) at the training rows `rows` (B,)."""
     for group in run.optimizer.param_groups:
-        group["lr"] = run.settings.learning_rate(run.progress)
+        group["lr"] = run.settings.learning_rate(run.progress, 1 / run.total_steps)
     run.begin_step()
     run.model.train()
     batch = run.prepare(x, run.train.labels[rows], rows)

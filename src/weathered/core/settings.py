@@ -63,10 +63,14 @@ class Settings:
     def names(cls) -> tuple[str, ...]:
         return tuple(field.name for field in fields(cls))
 
-    def learning_rate(self, progress: float) -> float:
-        """The learning rate at `progress` in [0, 1) of training."""
+    def learning_rate(self, progress: float, step: float = 0.0) -> float:
+        """The learning rate at `progress` in [0, 1) of training.
+
+        step: the share of training that one step makes. In warm-up the rate is that at the end of the step: of n
+        steps the first has 1/n of the full rate and the last all of it.
+        """
         if progress < self.warmup:
-            return self.lr * (progress + 1e-8) / self.warmup
+            return self.lr * min((progress + step) / self.warmup, 1.0)
         done = (progress - self.warmup) / (1 - self.warmup)
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * done))
