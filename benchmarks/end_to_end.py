@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from timing import Row
 from weathered import CropFlip, Run, Settings, build_model, fit, load
+from weathered.core.precision import bfloat16_is_native
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar10-train.parquet"
 TEST = DATA.with_name("cifar10-test.parquet")
@@ -50,7 +51,8 @@ def ours(test) -> tuple[float, float]:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         train = load(f"parquet:{DATA}", cache_dir=Path(folder))
-        settings = Settings(epochs=EPOCHS, batch_size=BATCH, precision="bf16-mixed", channels_last=True)
+        precision = "bf16-mixed" if bfloat16_is_native(torch.device("cpu")) else "32-true"
+        settings = Settings(epochs=EPOCHS, batch_size=BATCH, precision=precision, channels_last=True)
         run = fit(Run(build_model("cnn_small", train), train, transforms=[CropFlip()], settings=settings))
     return time.perf_counter() - begun, accuracy(run.model, test)
 

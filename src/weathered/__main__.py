@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from typing import Any, cast
 
 STOPPED = 130
@@ -25,6 +26,7 @@ def main() -> None:
     # typer carries its own copy of click in newer releases, so the class is found through what it exports
     family = [kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"]
     usage_error = cast(type[Exception], family[0])
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

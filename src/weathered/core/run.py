@@ -16,6 +16,7 @@ from weathered.core.batch import Batch
 from weathered.core.errors import DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
+from weathered.core.precision import warn_if_emulated
 from weathered.core.procedure import Procedure
 from weathered.core.rng import derive_seed, generator
 from weathered.core.roles import Loss, Output, Part, Reweight, Sampler, Stepper, Term, Transform
@@ -65,6 +66,7 @@ class Run:
         self.reweight, self.sampler = reweight, sampler
         self.stepper: Stepper = stepper or Plain()
         self.fabric = fabric or _one_device(self.settings.precision)
+        warn_if_emulated(self.settings.precision, self.fabric.device)
         self._given_model = model
         self.model = model if isinstance(model, nn.Module) else model(derive_seed(self.seed, "model"))
 
