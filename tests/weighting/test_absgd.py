@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from weathered.assemble import build, resolve
 from weathered.core.errors import NonFinite
 from weathered.core.facts import traits_of
 from weathered.core.fit import fit
 from weathered.core.rng import generator
 from weathered.core.run import Run
 from weathered.core.settings import Settings
+from weathered.core.target import Target
 from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
 from weathered.weighting.absgd import ABSGD, absgd_weights
+from weathered.weighting.base import class_weights
 
 TEMPERATURES = [-5.0, -1.0, -0.3, 0.3, 1.0, 5.0]
 LABELS = torch.zeros(8, dtype=torch.long)
@@ -208,11 +211,75 @@ def test_losses_must_be_one_per_sample(values):
         ({"alpha": 0.0}, "alpha must be > 0"),
         ({"start": 5}, "a share of training and not an epoch"),
         ({"first": "one"}, "'batch' or 'zero'"),
+        ({"classes_start": 160}, "classes_start must be in"),
+        ({"rule": "median", "class_counts": [1, 2]}, "'effective' or 'inverse'"),
+        ({"rule": "effective", "beta": 1.0, "class_counts": [1, 2]}, "beta must be in"),
     ],
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         ABSGD(**{"temperature": 1.0, **options})
+
+
+COUNTS = [60, 25, 10, 5]
+
+
+def mixed_labels() -> torch.Tensor:
+    return torch.tensor([0, 0, 0, 1, 1, 2, 3, 0])
+
+
+@pytest.mark.parametrize("temperature", [-2.0, 2.0])
+def test_class_weights_count_in_the_exponent_and_in_the_product(temperature):
+    """Step by step as the source has it, with l = w_y times the loss."""
+    part = ABSGD(temperature, gamma=0.4, alpha=0.7, first="zero", rule="effective", beta=0.99, class_counts=COUNTS)
+    n = torch.tensor(COUNTS).double()
+    w = 1 / ((1 - 0.99**n) / (1 - 0.99))
+    w = (4 * w / w.sum())[mixed_labels()]
+    u = 0.0
+    for seed in range(4):
+        raw = losses(seed=seed).requires_grad_()
+        e = (w * raw.detach() / temperature).exp()
+        u = 0.6 * u + 0.4 * 0.7 * float(e.mean())
+        weights = part(raw.detach(), mixed_labels(), 0.5)
+        (ours,) = torch.autograd.grad((weights * raw).mean(), raw)
+        assert_close(ours, w * e / (8 * u))
+
+
+def test_class_weights_switch_on_by_themselves():
+    part = ABSGD(
+        1.0, gamma=1.0, start=0.6, rule="inverse", classes_start=0.3, add_mean=True, class_counts=torch.tensor(COUNTS)
+    )
+    w = class_weights(COUNTS, rule="inverse")[mixed_labels()]
+    assert torch.equal(part(losses(), mixed_labels(), 0.29), torch.ones(8).double())
+    assert_close(part(losses(), mixed_labels(), 0.59), w)
+    assert_close(part(losses(), mixed_labels(), 0.6), w * (8 * (w * losses()).softmax(0) + 1))
+    target = Target.hard(mixed_labels()).mix(torch.arange(8).flip(0), torch.tensor(0.25))
+    blend = 0.25 * w + 0.75 * w.flip(0)
+    assert_close(part(losses(), target, 0.5), blend)
+
+
+def test_equal_counts_weigh_as_without_a_rule():
+    plain, equal = ABSGD(-1.0), ABSGD(-1.0, rule="effective", class_counts=[7] * 4)
+    for seed in range(3):
+        assert_close(equal(losses(seed=seed), mixed_labels(), 0.5), step(plain, losses(seed=seed)))
+
+
+def test_the_mean_may_be_added():
+    plain, added = ABSGD(-1.0, start=0.5), ABSGD(-1.0, start=0.5, add_mean=True)
+    assert torch.equal(added(losses(), LABELS, 0.4), torch.ones(8).double())
+    for seed in range(3):
+        assert_close(step(added, losses(seed=seed)), step(plain, losses(seed=seed)) + 1)
+
+
+def test_counts_are_needed_with_a_rule_only(small_digits: Dataset):
+    assert not traits_of(ABSGD(1.0, class_counts=COUNTS)).needs
+    assert "class_counts" in traits_of(ABSGD(1.0, rule="inverse", class_counts=COUNTS)).needs
+    with pytest.raises(ValueError, match="rule=inverse needs class_counts"):
+        ABSGD(1.0, rule="inverse")
+    with pytest.raises(ValueError, match="class 1 has 0"):
+        ABSGD(1.0, rule="inverse", class_counts=[3, 0])
+    part = build(resolve(["absgd:temperature=5.0,rule=effective,classes_start=0.8"])[0], small_digits)
+    assert torch.equal(part.class_weights, class_weights(small_digits.class_counts))
 
 
 def digits_run(data: Dataset) -> Run:

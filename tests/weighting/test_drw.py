@@ -18,7 +18,8 @@ from weathered.core.target import Target
 from weathered.data.dataset import Dataset
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model
-from weathered.weighting.drw import DRW, drw_weights
+from weathered.weighting.base import class_weights
+from weathered.weighting.drw import DRW
 
 COUNTS = [5000, 1000, 300, 50]
 
@@ -29,7 +30,7 @@ COUNTS = [5000, 1000, 300, 50]
     st.sampled_from(["effective", "inverse"]),
 )
 def test_class_weights_sum_to_the_classes_in_the_reverse_order_of_counts(counts, beta, rule):
-    w = drw_weights(counts, beta, rule)
+    w = class_weights(counts, beta, rule)
     assert float(w.sum()) == pytest.approx(len(counts))
     assert (w > 0).all()
     ordered = w[torch.tensor(counts).argsort()]
@@ -39,16 +40,16 @@ def test_class_weights_sum_to_the_classes_in_the_reverse_order_of_counts(counts,
 def test_weights_equal_the_formula():
     n, beta = torch.tensor(COUNTS).double(), 0.999
     effective = (1 - beta**n) / (1 - beta)
-    assert_close(drw_weights(COUNTS, beta), 4 / effective / (1 / effective).sum())
-    assert_close(drw_weights(COUNTS, rule="inverse"), 4 / n / (1 / n).sum())
+    assert_close(class_weights(COUNTS, beta), 4 / effective / (1 / effective).sum())
+    assert_close(class_weights(COUNTS, rule="inverse"), 4 / n / (1 / n).sum())
 
 
 def test_beta_zero_gives_ones_and_beta_one_the_inverse_counts():
-    assert torch.equal(drw_weights(COUNTS, 0.0), torch.ones(4).double())
-    inverse = drw_weights([10_000, 100, 3], rule="inverse")
-    assert_close(drw_weights([10_000, 100, 3], 1 - 1e-9), inverse, rtol=1e-2, atol=0)
+    assert torch.equal(class_weights(COUNTS, 0.0), torch.ones(4).double())
+    inverse = class_weights([10_000, 100, 3], rule="inverse")
+    assert_close(class_weights([10_000, 100, 3], 1 - 1e-9), inverse, rtol=1e-2, atol=0)
     # the cancellation of 1 - beta^n would show here
-    assert_close(drw_weights([10_000, 100, 3], 1 - 1e-15), inverse, rtol=1e-9, atol=0)
+    assert_close(class_weights([10_000, 100, 3], 1 - 1e-15), inverse, rtol=1e-9, atol=0)
 
 
 def test_weighted_mean_is_torchs_and_ignores_a_constant():

@@ -6,8 +6,11 @@ With gamma = alpha = 1 its gradient is that of temperature * log mean exp(l / te
 A positive temperature raises large losses (rare classes), a negative one lowers them (wrong labels).
 Limits: temperature -> +-infinity is the plain mean; 0+ takes the largest loss only, 0- the smallest only.
 
-u is kept as its logarithm, because exp(l / temperature) overflows. A loss that is class-weighted before it comes here
-is weighted in the exponent too. Small positive temperatures put all weight on one or two samples; 2 is a safe start.
+With class weights w the loss of a sample is w_y l throughout, in the exponent too, as in the released code, which also
+has a form for wrong labels that adds the plain mean: p_i + 1/B in place of p_i.
+
+u is kept as its logarithm, because exp(l / temperature) overflows. Small positive temperatures put all weight on one
+or two samples; 2 is a safe start.
 """
 
 import math
@@ -20,7 +23,8 @@ from torch import Tensor
 from weathered.core.errors import NonFinite
 from weathered.core.facts import Traits
 from weathered.core.roles import Part
-from weathered.core.target import Target
+from weathered.core.target import Target, as_target
+from weathered.weighting.base import ClassCounts, Rule, class_weights, mixture_weights
 
 
 def absgd_weights(
@@ -53,7 +57,11 @@ class ABSGD(Part):
     start in [0, 1]: progress of training from which weights differ from 1; the source trains plainly before. Begun
     when all losses are near 0, it changes nothing. first: what the average holds before the first batch. `batch`:
     that batch's own value, so that weights average 1 / alpha; `zero`, as in the released code: the first weights are
-    larger by 1 / (gamma * alpha). The target is not read.
+    larger by 1 / (gamma * alpha). add_mean: add 1 to the weights from `start` on, and so the plain mean to the loss.
+
+    rule: class weights from class_counts (C,) that multiply the losses first, `effective` with beta or `inverse`, see
+    `class_weights`; they sum to C and are not divided by their mean over the batch. By default there are none.
+    classes_start in [0, 1]: progress from which they do. Without a rule neither counts nor target are read.
     """
 
     traits = Traits(batchwise=True)
@@ -65,6 +73,11 @@ class ABSGD(Part):
         alpha: float = 1.0,
         start: float = 0.0,
         first: Literal["batch", "zero"] = "batch",
+        add_mean: bool = False,
+        rule: Rule | Literal["none"] = "none",
+        beta: float = 0.9999,
+        classes_start: float = 0.0,
+        class_counts: ClassCounts | None = None,
     ):
         if temperature == 0 or not math.isfinite(temperature):
             raise ValueError(f"temperature must be finite and not 0, got {temperature}")
@@ -72,17 +85,31 @@ class ABSGD(Part):
             raise ValueError(f"gamma must be in (0, 1], got {gamma}")
         if not (alpha > 0 and math.isfinite(alpha)):
             raise ValueError(f"alpha must be > 0 and finite, got {alpha}")
-        if not 0 <= start <= 1:
-            raise ValueError(f"start must be in [0, 1], a share of training and not an epoch, got {start}")
+        for name, share in (("start", start), ("classes_start", classes_start)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be in [0, 1], a share of training and not an epoch, got {share}")
         if first not in ("batch", "zero"):
             raise ValueError(f"first must be 'batch' or 'zero', got '{first}'")
         self.temperature, self.gamma, self.alpha = temperature, gamma, alpha
-        self.start, self.first = start, first
+        self.start, self.first, self.add_mean, self.classes_start = start, first, add_mean, classes_start
+        self.class_weights: Float[Tensor, "C"] | None = None
+        if rule != "none":
+            if class_counts is None:
+                raise ValueError(f"rule={rule} needs class_counts, the number of training samples of each class")
+            self.class_weights = class_weights(class_counts, beta, rule)
+            self.traits = Traits(needs={"class_counts": "class weights come from the counts"}, batchwise=True)
         self.logu: float | None = None
 
     def __call__(
         self, losses: Float[Tensor, "B"], target: Target | Int[Tensor, "B"], progress: float
     ) -> Float[Tensor, "B"]:
+        losses = losses.detach()
+        if self.class_weights is None or progress < self.classes_start:
+            return self._sample_weights(losses, progress)
+        of_class = mixture_weights(self.class_weights, as_target(target), losses)
+        return of_class * self._sample_weights(of_class * losses, progress)
+
+    def _sample_weights(self, losses: Tensor, progress: float) -> Tensor:
         if progress < self.start:
             return torch.ones_like(losses)
         if self.logu is not None:
@@ -92,7 +119,7 @@ class ABSGD(Part):
         else:
             # the fixed point of the average for this batch
             weights, self.logu = absgd_weights(losses, -math.inf, self.temperature, 1.0, self.alpha)
-        return weights
+        return weights + 1 if self.add_mean else weights
 
     def state_dict(self) -> dict[str, Any]:
         return {"logu": self.logu}

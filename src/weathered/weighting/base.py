@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +38,24 @@ def check_labels(labels: Int[Tensor, "..."], num_classes: int) -> None:
         raise ValueError(
             f"labels must be in [0, {num_classes - 1}] for {num_classes} class counts, got {low if low < 0 else high}"
         )
+
+
+Rule = Literal["effective", "inverse"]
+"""How class weights come from counts: by the effective number of samples, or one over the count."""
+
+
+def class_weights(class_counts: ClassCounts, beta: float = 0.9999, rule: Rule = "effective") -> Float[Tensor, "C"]:
+    """Weights of the classes, (C,) float64, that sum to the number of classes; rarer classes weigh more.
+
+    beta in [0, 1): of the rule `effective`; `inverse` has no parameter. Raises ValueError outside these, or for a
+    class without samples.
+    """
+    if rule not in ("effective", "inverse"):
+        raise ValueError(f"rule must be 'effective' or 'inverse', got '{rule}'")
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta must be in [0, 1), got {beta}; for the limit beta -> 1 use rule=inverse")
+    counts = check_class_counts(class_counts)
+    return effective_number_weights(counts, beta) if rule == "effective" else inverse_weights(counts)
 
 
 def effective_number_weights(counts: Float[Tensor, "C"], beta: float) -> Float[Tensor, "C"]:

@@ -10,8 +10,6 @@ has weights of 1. A mixture weighs sum_k t_k w[y_k] and this multiplies its whol
 two weighted means, each divided by its own sum, nor torch's soft-target form, which divides by the batch size.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,29 +17,7 @@ from torch import Tensor
 from weathered.core.facts import Traits
 from weathered.core.roles import Part
 from weathered.core.target import Target, as_target
-from weathered.weighting.base import (
-    ClassCounts,
-    check_class_counts,
-    effective_number_weights,
-    inverse_weights,
-    mixture_weights,
-)
-
-
-def drw_weights(
-    class_counts: ClassCounts, beta: float = 0.9999, rule: Literal["effective", "inverse"] = "effective"
-) -> Float[Tensor, "C"]:
-    """The class weights of the second stage, (C,) float64, that sum to the number of classes.
-
-    beta in [0, 1): of the rule `effective`; `inverse` has no parameter. Raises ValueError outside these, or for a
-    class without samples.
-    """
-    if rule not in ("effective", "inverse"):
-        raise ValueError(f"rule must be 'effective' or 'inverse', got '{rule}'")
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta must be in [0, 1), got {beta}; for the limit beta -> 1 use rule=inverse")
-    counts = check_class_counts(class_counts)
-    return effective_number_weights(counts, beta) if rule == "effective" else inverse_weights(counts)
+from weathered.weighting.base import ClassCounts, Rule, class_weights, mixture_weights
 
 
 class DRW(Part):
@@ -49,7 +25,7 @@ class DRW(Part):
 
     class_counts (C,): training samples of each class, all positive. start in [0, 1]: progress of training at which
     the weights switch on, meant to be that of the first fall of the learning rate; 1 is never, since progress stays
-    below 1. beta in [0, 1) and rule: see `drw_weights`.
+    below 1. beta in [0, 1) and rule: see `class_weights`.
     """
 
     traits = Traits(needs={"class_counts": "weights come from the counts"}, batchwise=True)
@@ -59,11 +35,11 @@ class DRW(Part):
         class_counts: ClassCounts,
         start: float = 0.8,
         beta: float = 0.9999,
-        rule: Literal["effective", "inverse"] = "effective",
+        rule: Rule = "effective",
     ):
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], a share of training and not an epoch, got {start}")
-        self.start, self.class_weights = start, drw_weights(class_counts, beta, rule)
+        self.start, self.class_weights = start, class_weights(class_counts, beta, rule)
 
     def __call__(
         self, losses: Float[Tensor, "B"], target: Target | Int[Tensor, "B"], progress: float
