@@ -21,6 +21,14 @@ def test_mean_interval_is_students():
         mean_interval([])
 
 
+def test_equal_values_have_no_known_interval():
+    """Two runs that agree do not show that all runs agree."""
+    for values in ([0.9, 0.9], [0.1 + 0.2, 0.3, 0.3], [0.0, 0.0]):
+        for interval in (mean_interval, share_interval):
+            assert interval(values)[1:] == (-math.inf, math.inf, len(values))
+    assert mean_interval([0.9, 0.9001]).low > 0.89
+
+
 def test_an_interval_of_shares_stays_inside():
     estimate = share_interval([0.9, 1.0])
     assert estimate.high == 1.0
@@ -44,6 +52,9 @@ def test_pairing_matters():
 
 
 def test_equal_differences_prove_nothing():
+    for arm, baseline in (([0.7, 0.8, 0.9], [0.5, 0.6, 0.7]), ([405 / 450, 410 / 450], [400 / 450, 405 / 450])):
+        assert len(set(np.subtract(arm, baseline))) > 1, "rounding must tell the differences apart"
+        assert not paired_comparison(arm, baseline).excludes_zero
     comparison = paired_comparison([0.75, 0.875], [0.5, 0.625])
     assert comparison.difference.value == 0.25
     assert not comparison.excludes_zero

@@ -213,7 +213,8 @@ def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
         unique = f"{name} ({number})" if name in taken else name
         arms.append(_collect(unique, use, [runs[seed] for seed in seeds]))
     # what arms share has no methods of its own: each arm carries all of its recipe's
-    first = replace(next(iter(recipes.values())), use=())
+    first = next(iter(recipes.values()))
+    first = replace(first, use=(), data=replace(first.data, base_classes=None, phases=None))
     return CompareResult(tuple(arms), arms[0].name, tuple(seeds), first, out, {})
 
 

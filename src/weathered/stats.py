@@ -17,21 +17,25 @@ class Estimate(NamedTuple):
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Mean of repeated runs with Student's t interval; a single value has the interval (-inf, inf)."""
+    """Mean of repeated runs with Student's t interval.
+
+    A single value has the interval (-inf, inf), and so have values that are all equal: a share is a count over n, so a
+    few runs agree by chance, and their spread is not known to be 0.
+    """
     array = np.asarray(values, dtype=float)
     if not len(array):
         raise ValueError("an interval needs at least one value")
     mean = float(array.mean())
-    if len(array) == 1:
-        return Estimate(mean, -np.inf, np.inf, 1)
+    if _no_spread(array, np.abs(array).max()):
+        return Estimate(mean, -np.inf, np.inf, len(array))
     half = float(stats.t.ppf(0.5 + confidence / 2, len(array) - 1) * stats.sem(array))
     return Estimate(mean, mean - half, mean + half, len(array))
 
 
 def share_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The `mean_interval` of shares, cut to [0, 1]; that of a single value stays (-inf, inf)."""
+    """The `mean_interval` of shares, cut to [0, 1] where it is known."""
     estimate = mean_interval(values, confidence)
-    if estimate.n == 1:
+    if not np.isfinite(estimate.low):
         return estimate
     return estimate._replace(low=max(0.0, estimate.low), high=min(1.0, estimate.high))
 
@@ -86,8 +90,9 @@ class Comparison(NamedTuple):
 def paired_comparison(arm: Sequence[float], baseline: Sequence[float]) -> Comparison:
     """Paired t interval and test of arm - baseline, seed by seed.
 
-    arm, baseline: one value per seed, in the same order of seeds, finite. Where all differences are equal the spread
-    is not known: the interval is infinite and p is 1. Raises ValueError if lengths differ or a value is not finite.
+    arm, baseline: one value per seed, in the same order of seeds, finite. Where all differences are equal, up to the
+    rounding of the values, the interval is infinite, as in `mean_interval`, and p is 1. Raises ValueError if lengths
+    differ or a value is not finite.
     """
     if len(arm) != len(baseline):
         raise ValueError(f"a paired comparison needs the same seeds, got {len(arm)} and {len(baseline)} values")
@@ -95,10 +100,12 @@ def paired_comparison(arm: Sequence[float], baseline: Sequence[float]) -> Compar
         raise ValueError(f"a paired comparison needs finite values, got {list(arm)} and {list(baseline)}")
     differences = np.asarray(arm, dtype=float) - np.asarray(baseline, dtype=float)
     estimate = mean_interval(differences.tolist())
-    if len(differences) < 2:
-        return Comparison(estimate, 1.0)
-    spread = float(differences.std(ddof=1))
-    if spread == 0:
-        # shares are counts over n, so equal differences over a few seeds happen by chance and prove nothing
-        return Comparison(Estimate(estimate.value, -np.inf, np.inf, estimate.n), 1.0)
+    # differences carry the rounding of the values they are made of
+    if _no_spread(differences, np.abs([*arm, *baseline]).max()):
+        return Comparison(estimate._replace(low=-np.inf, high=np.inf), 1.0)
     return Comparison(estimate, float(stats.ttest_rel(arm, baseline).pvalue))
+
+
+def _no_spread(values: np.ndarray, scale: float) -> bool:
+    """Whether values are one, or equal up to the rounding of numbers of this size."""
+    return bool(np.ptp(values) <= 1e-12 * scale)

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,9 +14,11 @@ from synthetic_report import HOSTILE, HOSTILE_END, HOSTILE_FILE, MEANS, comparis
 from weathered.audit.result import Chart, Series
 from weathered.report.build import build_report, render
 from weathered.report.charts import draw
+from weathered.report.model import ReportArm, ReportInput
 from weathered.report.pictures import data_uri
 from weathered.report.svg import tick_texts, ticks
-from weathered.report.text import cell, number, p_value, seconds
+from weathered.report.text import Unit, cell, number, p_value, seconds
+from weathered.stats import mean_interval, paired_comparison
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -117,6 +120,34 @@ def test_verdict_comes_first_and_ranking_is_complete(html):
         assert re.fullmatch(r"\d+\.\d to \d+\.\d", row[3])
         assert row[4] == "3"
         assert row[1] == "ce" or re.fullmatch(r"[+−]\d+\.\d to [+−]\d+\.\d", row[6])
+
+
+def test_arms_that_are_level_share_a_rank_and_their_difference_is_not_known():
+    values = {"ce": (0.5, 0.75), "a": (0.5, 0.75), "b": (0.25, 0.25), "c": (0.75, 0.5)}
+    found = tuple(
+        ReportArm(name, (), v, mean_interval(v), 0.0123, None if name == "ce" else paired_comparison(v, values["ce"]))
+        for name, v in values.items()
+    )
+    html = render(ReportInput("t", "accuracy", "digits", found, "ce"))
+    rows = re.findall(r"<tr>(.*?)</tr>", html[html.index('id="ranking"') : html.index("What each arm")], re.S)
+    cells = {row[1]: row for row in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows[1:])}
+    assert [cells[name][0] for name in ("ce", "a", "c", "b")] == ["1", "1", "1", "4"]
+    assert cells["a"][5:9] == ["0.0", "not known", "not known", "not known"]
+    assert cells["c"][5] == "0.0"
+    assert re.match("−.* to [+]", cells["c"][6])
+    assert cells["b"][3] == "not known"
+    assert cells["b"][9] == "12 ms"
+
+
+def test_notes_stand_below_their_curves_and_shares_are_in_per_cent():
+    report = replace(comparison_report(), test_note="Read the first so.", loss_note="Read the second so.")
+    html = render(report)
+    first, second = re.findall(r'<p class="quiet">(After the last|Mean over seeds)(.*?)</p>', html)
+    assert first[1].endswith("over seeds. Read the first so.")
+    assert second[1].endswith("over seeds. Read the second so.")
+    assert "ce 84.2 %" in first[1]
+    assert "test accuracy in %" in html
+    assert "%" not in second[1].replace("95 %", "")
 
 
 def test_sort_buttons_are_in_headers(html, page):
@@ -236,6 +267,14 @@ def test_numbers_as_text():
         "p = 1.000",
     ]
     assert [seconds(s) for s in (8.44, 59.99, 200, 7500)] == ["8.4 s", "60.0 s", "3 min 20 s", "2 h 05 min"]
+    assert [seconds(s) for s in (0.0, 0.0004, 0.0123, 0.9994, 0.9996)] == [
+        "under 1 ms", "under 1 ms", "12 ms", "999 ms", "1.0 s",
+    ]  # fmt: skip
+    share = Unit.of(True)
+    assert [share.gap(v) for v in (0.0123, -0.0123, 0.0004, 0.0)] == [
+        "1.2 points", "1.2 points", "less than 0.1 points", "0.0 points",
+    ]  # fmt: skip
+    assert [share.signed(v) for v in (0.0123, -0.0123, 0.0004, -0.0004, 0.0)] == ["+1.2", "−1.2", "0.0", "0.0", "0.0"]
     assert cell(0.5).sort == "0.5"
     assert cell("").sort == cell(None).sort == ""
 

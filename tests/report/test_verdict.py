@@ -16,7 +16,7 @@ from weathered.stats import mean_interval, paired_comparison
 
 def report(values: dict[str, list[float]], **changes) -> ReportInput:
     """A comparison of these values per seed; the first arm is the baseline."""
-    baseline = next(iter(values))
+    baseline = changes.get("baseline", next(iter(values)))
     found = tuple(
         ReportArm(
             name,
@@ -37,14 +37,14 @@ def test_clear_winner_with_numbers():
     assert found.headline == "a beats ce by 5.0 points, more than seed noise."
     assert found.tone == "clear"
     assert "a reaches 86.0 %, ce 81.0 %" in found.sentences[1]
-    assert "95 % interval +4.8 to +5.2" in found.sentences[1]
+    assert "95 % interval of the difference +4.8 to +5.2" in found.sentences[1]
     assert "3 seeds" in found.sentences[1]
     assert "allowing for" not in found.sentences[1]
 
 
 def test_seed_noise_is_called_seed_noise():
     found = verdict(report({"ce": [0.80, 0.86, 0.82], "a": [0.84, 0.83, 0.85]}))
-    assert found.headline == "No clear winner: a is 1.3 points ahead of ce, which may be seed noise."
+    assert found.headline == "No clear winner: a is on average 1.3 points ahead of ce, which may be seed noise."
     assert found.tone == "unclear"
 
 
@@ -57,9 +57,9 @@ def test_one_seed_never_decides():
 
 def test_baseline_can_win():
     far = verdict(report({"ce": [0.90, 0.91, 0.92], "a": [0.80, 0.81, 0.821]}))
-    assert far.headline == "No arm beats ce: a is 10.0 points behind."
+    assert far.headline == "No arm beats ce: a is 10.0 points behind, more than seed noise."
     near = verdict(report({"ce": [0.90, 0.91, 0.95], "a": [0.91, 0.93, 0.88], "b": [0.1, 0.2, 0.3]}))
-    assert near.headline == "No arm beats ce: the best of them, a, is 1.3 points behind, within seed noise."
+    assert near.headline == "No clear winner: ce is on average 1.3 points ahead of a, which may be seed noise."
     assert near.tone == "unclear"
 
 
@@ -70,14 +70,70 @@ def test_the_best_of_many_arms_needs_more():
     noise = np.random.default_rng(0).normal(0.79, 0.01, (20, 3))
     many = values | {f"arm {i}": row.tolist() for i, row in enumerate(noise)}
     found = verdict(report(many))
-    assert found.headline.startswith("No clear winner: a is 2.3 points ahead")
+    assert found.headline.startswith("No clear winner: a is on average 2.3 points ahead")
     assert "allowing for 21 comparisons" in found.sentences[1]
+    (few,) = [sentence for sentence in found.sentences if "3 seeds are few" in sentence]
+    undetected = float(few.partition("under about ")[2].partition(" points")[0])
+    assert undetected > 2.3, "a difference said to be noise must not be one that could have been told"
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1.0, 0.3, 0.1]))
+def test_what_could_not_be_told_agrees_with_what_was(seed, spread):
+    """A clear difference is larger than what so few seeds could not tell; an unclear one is not."""
+    rng = np.random.default_rng(seed)
+    found = verdict(report({name: rng.normal(k, spread, 3).tolist() for k, name in enumerate("abc")}, percent=False))
+    (few,) = [sentence for sentence in found.sentences if "3 seeds are few" in sentence]
+    undetected = float(few.partition("under about ")[2].partition(" could")[0])
+    gap = abs(float(found.sentences[1].partition("a difference of ")[2].split()[0].replace("−", "-")))
+    assert (gap >= undetected - 1e-3) if found.tone == "clear" else (gap <= undetected + 1e-3)
 
 
 def test_a_rival_is_named():
     found = verdict(report({"ce": [0.80, 0.81, 0.82], "a": [0.90, 0.91, 0.93], "b": [0.91, 0.90, 0.92]}))
     assert found.headline == "a beats ce by 10.3 points, more than seed noise; b may be as good."
-    assert any("lead over the second, b, is 0.3 points" in sentence for sentence in found.sentences)
+    assert any("lead of a over the second, b, is 0.3 points" in sentence for sentence in found.sentences)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_equal_arms_are_level_and_nobody_wins(seeds):
+    same = [0.5, 0.75, 0.625][:seeds]
+    found = verdict(report({"ce": same, "a": same}))
+    start = "One seed cannot tell" if seeds == 1 else "No clear winner"
+    assert found.headline == f"{start}: ce and a are level."
+    assert found.tone == "unclear"
+    text = " ".join(found.sentences)
+    assert "a and ce both reach" in text
+    assert not any(word in text for word in ("ahead", "behind", "beats", "p\u00a0", "–", "0.0 points"))
+
+
+def test_arms_of_equal_means_are_level_whichever_comes_first():
+    three = {"a": [0.7, 0.5], "ce": [0.5, 0.7], "b": [0.1, 0.2], "c": [0.6, 0.6]}
+    for order in (("ce", "a", "b", "c"), ("b", "c", "a", "ce")):
+        found = verdict(report({name: three[name] for name in order}, baseline="ce"))
+        names = [name for name in order if name != "b"]
+        assert found.headline == f"No clear winner: {names[0]}, {names[1]} and {names[2]} are level."
+
+
+def test_a_difference_below_the_last_digit_is_not_called_zero():
+    found = verdict(report({"ce": [0.8, 0.81, 0.8], "a": [0.80001, 0.81, 0.8]}))
+    assert found.headline == (
+        "No clear winner: a is on average less than 0.1 points ahead of ce, which may be seed noise."
+    )
+
+
+def test_the_same_difference_on_every_seed_has_no_interval():
+    found = verdict(report({"ce": [0.5, 0.6, 0.7], "a": [0.7, 0.8, 0.9], "b": [0.6, 0.7, 0.8]}))
+    assert found.headline == "No clear winner: a is on average 20.0 points ahead of ce, which may be seed noise."
+    text = " ".join(found.sentences)
+    assert "a difference of +20.0 points, the same on each of 3 seeds, so neither an interval" in text
+    assert "over the second, b, is 10.0 points on each of 3 seeds" in text
+    assert "–" not in text
+
+
+def test_a_second_that_is_level_with_the_best_is_named():
+    found = verdict(report({"ce": [0.50, 0.51, 0.52], "a": [0.90, 0.91, 0.93], "b": [0.93, 0.91, 0.90]}))
+    assert found.headline.endswith("more than seed noise; b may be as good.")
+    assert "The second, b, is level with a." in found.sentences
 
 
 def test_lower_is_better():

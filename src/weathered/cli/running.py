@@ -19,6 +19,7 @@ from weathered.core.errors import SpecError, WeatheredError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.collect import report_on_comparison
+from weathered.report.text import seconds
 from weathered.stats import interval_text
 from weathered.store import RunFolder, find_runs
 from weathered.sweep import Launcher
@@ -130,7 +131,7 @@ def compare_arms(
 def ranking_table(result: CompareResult) -> Table:
     """Arms from best to worst, with intervals over seeds and the paired test against the baseline."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    headings = ("arm", f"test {METRIC}", "95 % interval", f"difference to {result.baseline}", "p", "s/run")
+    headings = ("arm", f"test {METRIC}", "95 % interval", f"difference to {result.baseline}", "p", "time/run")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for arm in result.ranking():
@@ -140,10 +141,10 @@ def ranking_table(result: CompareResult) -> Table:
         if arm.name != result.baseline:
             gap: dict[str, Any] = plain(against.difference._asdict())
             difference = f"{gap['value']:+.4f} {interval_text(gap['low'], gap['high'])}"
-            p_value = f"{against.p_value:.3g}" if len(result.seeds) > 1 else "-"
-        seconds = sum(arm.seconds) / len(arm.seconds)
+            p_value = "-" if gap["low"] is None else f"{against.p_value:.3g}"
+        duration = seconds(sum(arm.seconds) / len(arm.seconds))
         interval = interval_text(estimate["low"], estimate["high"])
-        table.add_row(arm.name, f"{estimate['value']:.4f}", interval, difference, p_value, f"{seconds:.1f}")
+        table.add_row(arm.name, f"{estimate['value']:.4f}", interval, difference, p_value, duration)
     table.caption = f"accuracy after the last epoch, mean of {len(result.seeds)} seeds, paired t test over seeds"
     return table
 

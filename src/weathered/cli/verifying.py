@@ -15,6 +15,7 @@ from rich.table import Table
 from weathered.cli.progress import plain_progress
 from weathered.core.errors import WeatheredError
 from weathered.ledger import CLAIMS
+from weathered.report.text import seconds
 from weathered.stats import interval_text
 from weathered.verification import SeedResult, conclude, load_claims, measure_one, write_record
 
@@ -82,7 +83,7 @@ def _results(seeds: Sequence[int], group: Sequence[Future[SeedResult]]) -> list[
 def ledger_table(records: list[dict[str, Any]]) -> Table:
     """Records as a table: what was compared, by how much it differs, and the verdict."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("claim", "compared", "metric", "difference", "95 % interval", "seeds", "s", "verdict"):
+    for heading in ("claim", "compared", "metric", "difference", "95 % interval", "seeds", "time", "verdict"):
         table.add_column(heading, overflow="fold")
     for record in records:
         low, high = record["interval"]
@@ -93,7 +94,7 @@ def ledger_table(records: list[dict[str, Any]]) -> Table:
             f"{record['difference']:+.4f}",
             interval_text(low, high, "+.4f"),
             str(len(record["seeds"])),
-            f"{record['seconds']:.0f}",
+            seconds(record["seconds"]),
             record["verdict"],
         )
     return table

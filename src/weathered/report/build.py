@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from weathered.report.charts import Drawing, Interval, draw, draw_intervals
 from weathered.report.model import ArmAudit, Curve, ReportArm, ReportInput, WorstSample
 from weathered.report.pictures import data_uri
 from weathered.report.text import Cell, Unit, cell, finite, interval, number, p_value, seconds
-from weathered.report.verdict import corrected_p, verdict
+from weathered.report.verdict import corrected_p, level, verdict
 
 AUDIT_NAMES = {
     "accuracy": "Accuracy",
@@ -25,6 +25,7 @@ AUDIT_NAMES = {
     "corruption": "Robustness to corruptions",
     "ood": "Out-of-distribution detection",
     "certified": "Certified robustness",
+    "incremental": "Learning classes in phases",
 }
 
 
@@ -72,6 +73,7 @@ def render(report: ReportInput) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         overview=_overview(report),
+        overview_caption=_overview_caption(report),
         ranking=_ranking(report),
         curves=[draw(chart) for chart in _curve_charts(report)],
         glance=_glance(report.audits) if len({audit.arm for audit in report.audits}) > 1 else None,
@@ -112,6 +114,13 @@ def _overview(report: ReportInput) -> Markup | None:
     return draw_intervals(title, f"{spans}.", label, rows, report.baseline)
 
 
+def _overview_caption(report: ReportInput) -> str:
+    if all(len(arm.values) == 1 for arm in report.arms):
+        return "One seed each, so without intervals. The dashed line is the baseline."
+    baseline = " The dashed line is the baseline's mean." if report.baseline else ""
+    return f"Large dots are means, bars their 95 % intervals over seeds, small dots single seeds.{baseline}"
+
+
 def _ranking(report: ReportInput) -> View:
     unit, corrected = Unit.of(report.percent), corrected_p(report)
     compared = bool(corrected)
@@ -132,8 +141,17 @@ def _ranking(report: ReportInput) -> View:
             cells += _against(arm, corrected, unit)
         rows.append((*cells, _shown(seconds(arm.seconds), arm.seconds)))
     if len(rows) > 1:
-        columns, rows = ["rank", *columns], [(cell(rank), *row) for rank, row in enumerate(rows, 1)]
+        columns, rows = ["rank", *columns], [(cell(rank), *row) for rank, row in zip(_ranks(report), rows, strict=True)]
     return View("Ranking" if len(rows) > 1 else "Result", (*columns, "time per run"), tuple(rows))
+
+
+def _ranks(report: ReportInput) -> list[int]:
+    """The rank of each arm from best to worst; arms that are level share one."""
+    ranks: list[int] = []
+    ranking = report.ranking()
+    for place, arm in enumerate(ranking, 1):
+        ranks.append(ranks[-1] if place > 1 and level(arm, ranking[place - 2]) else place)
+    return ranks
 
 
 def _against(arm: ReportArm, corrected: Mapping[str, float], unit: Unit) -> list[Cell]:
@@ -143,6 +161,8 @@ def _against(arm: ReportArm, corrected: Mapping[str, float], unit: Unit) -> list
     difference = _shown(unit.signed(value), value)
     if n < 2:
         return [difference, *[Cell("one seed", "", True)] * 3]
+    if not finite(low):
+        return [difference, *[Cell("not known", "", True)] * 3]
     p_values = (arm.comparison.p_value, corrected[arm.name])
     return [
         difference,
@@ -156,23 +176,37 @@ def _shown(words: str, value: float) -> Cell:
 
 
 def _curve_charts(report: ReportInput) -> list[Chart]:
-    charts = [
-        (f"{report.curve_metric.capitalize()} over epochs", report.curve_metric, report.test_curves),
-        ("Training loss over epochs", "mean training loss", report.loss_curves),
-    ]
-    return [_curve_chart(title, label, curves) for title, label, curves in charts if curves]
+    unit, metric = Unit.of(report.percent), report.curve_metric
+    test_label = f"{metric} in %" if report.percent else metric
+    charts = []
+    if report.test_curves:
+        title = f"{metric.capitalize()} over epochs"
+        charts.append(_curve_chart(title, test_label, report.test_curves, report.test_note, unit.value, unit.factor))
+    if report.loss_curves:
+        title = "Training loss over epochs"
+        charts.append(_curve_chart(title, "mean training loss", report.loss_curves, report.loss_note, number, 1.0))
+    return charts
 
 
-def _curve_chart(title: str, label: str, curves: Sequence[Curve]) -> Chart:
-    last = ", ".join(f"{curve.arm} {number(curve.mean[-1])}" for curve in curves)
-    bands = "; bands are 95 % intervals over seeds" if any(curve.low for curve in curves) else ""
+def _curve_chart(
+    title: str, label: str, curves: Sequence[Curve], note: str, write: Callable[[float], str], factor: float
+) -> Chart:
+    """One chart of all arms. note: a sentence below it. write: a value as text. factor: from values to the axis."""
+
+    def scaled(values: Sequence[float] | None) -> tuple[float, ...] | None:
+        return None if values is None else tuple(factor * value for value in values)
+
+    several = any(curve.low for curve in curves)
+    last = ", ".join(f"{curve.arm} {write(curve.mean[-1])}" for curve in curves)
+    words = f"{'Mean over seeds; after' if several else 'After'} the last epoch: {last}"
+    bands = "; bands are 95 % intervals over seeds" if several else ""
     return Chart(
         title=title,
         kind="line",
         x_label="epoch",
         y_label=label,
-        series=tuple(Series(c.arm, c.epochs, c.mean, c.low, c.high) for c in curves),
-        description=f"Mean over seeds; after the last epoch: {last}{bands}.",
+        series=tuple(Series(c.arm, c.epochs, scaled(c.mean) or (), scaled(c.low), scaled(c.high)) for c in curves),
+        description=f"{words}{bands}. {note}".strip(),
     )
 
 

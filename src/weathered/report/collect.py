@@ -15,6 +15,7 @@ from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.build import build_report
 from weathered.report.model import ArmAudit, Curve, Method, ReportArm, ReportInput, WorstSample
+from weathered.report.objectives import loss_note, objective_of, test_note
 from weathered.stats import mean_interval, share_interval
 from weathered.store import RunFolder
 
@@ -28,24 +29,27 @@ def report_on_comparison(result: CompareResult, path: Path, commands: Sequence[s
     record = best.folders[0].read_json("run.json")
     single = len(result.arms) == 1
     shown = [arm for arm in (best, result.arm(result.baseline)) if arm.values]
-    worst, title = worst_samples(best.folders[0])
+    worst = worst_samples(best.folders[0])
+    objectives = {arm.name: objective_of(arm.folders[0].read_json("run.json")) for arm in result.arms}
     report = ReportInput(
         title="Training report"
         if single
         else f"{len(result.arms)} ways to train on {record['recipe']['data']['train']}",
-        metric=f"test {METRIC} after the last epoch",
+        metric=f"test {METRIC} after the last {'phase' if all(o.base for o in objectives.values()) else 'epoch'}",
         data=describe_data(record),
         arms=tuple(report_arm(result, arm) for arm in result.arms),
         baseline=None if single else result.baseline,
         test_curves=tuple(curve for arm in result.arms if (curve := curve_of(arm, "test_accuracy"))),
         loss_curves=tuple(curve for arm in result.arms if (curve := curve_of(arm, "train_loss"))),
+        test_note=test_note(objectives),
+        loss_note=loss_note(objectives),
         audits=tuple(
             ArmAudit(name, audit)
             for name, folder in {arm.name: arm.folders[0] for arm in shown}.items()
             for audit in folder.read_json("audit.json").values()
         ),
         worst=worst,
-        worst_title=title,
+        worst_title=f"Training samples whose label {'the model' if single else best.name} doubts most",
         recipe={key: value for key, value in record["resolved"].items() if key != "use"},
         environment={
             **record["versions"],
@@ -55,19 +59,30 @@ def report_on_comparison(result: CompareResult, path: Path, commands: Sequence[s
             "threads": record["threads"],
         },
         commands=tuple(commands),
-        notes=(
-            *record["data_notes"],
-            f"Audits and pictures are those of seed {result.seeds[0]}; the ranking is over all {len(result.seeds)}.",
-            *(f"Run {name} failed: {error}" for name, error in result.failed.items()),
-        ),
+        notes=_notes(result, record["data_notes"], bool(worst)),
     )
     return build_report(report, path)
 
 
+def _notes(result: CompareResult, data_notes: Sequence[str], pictured: bool) -> tuple[str, ...]:
+    notes, seeds = list(data_notes), result.seeds
+    if len(seeds) > 1:
+        whole = "result" if len(result.arms) == 1 else "ranking"
+        notes.append(f"Audits and pictures are those of seed {seeds[0]}; the {whole} is over all {len(seeds)}.")
+    if not pictured:
+        notes.append(
+            "No samples are shown: the classifier's scores are not probabilities, so none can be called worst."
+        )
+    return (*notes, *(f"Run {name} failed: {error}" for name, error in result.failed.items()))
+
+
 def describe_data(record: dict) -> str:
     """The data of a run in words."""
-    source, size, classes = record["recipe"]["data"]["train"], record["train_size"], len(record["classes"])
-    return f"{source}, {size} training samples of {classes} classes"
+    data, size, classes = record["recipe"]["data"], record["train_size"], len(record["classes"])
+    made = f" with {' and '.join(data['make'])}" if data["make"] else ""
+    base = objective_of(record).base
+    of = f"of {classes} classes" if base is None else f"of the {base[0]} base classes, {classes} classes in all"
+    return f"{data['train']}{made}, {size} training samples {of}"
 
 
 def report_arm(result: CompareResult, arm: Arm) -> ReportArm:
@@ -99,15 +114,15 @@ def curve_of(arm: Arm, key: str) -> Curve | None:
     )
 
 
-def worst_samples(folder: RunFolder, count: int = WORST) -> tuple[tuple[WorstSample, ...], str]:
-    """The training samples whose given label the run finds least probable, with pictures, and a title for them."""
+def worst_samples(folder: RunFolder, count: int = WORST) -> tuple[WorstSample, ...]:
+    """The training samples whose given label the run finds least probable; none if it gives no probabilities."""
     path = folder.path / "per_sample.parquet"
     try:
         table = pq.read_table(path, filters=[("split", "=", "train")]).to_pydict()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} is damaged or missing; delete the run's folder and train it again.") from error
     if "label_probability" not in table:
-        return (), "No worst samples: the classifier's scores are not probabilities"
+        return ()
     order = np.argsort(np.asarray(table["label_probability"]), kind="stable")[:count]
     recipe = Recipe.from_tree(folder.read_json("run.json")["recipe"])
     train = prepare(recipe).train
@@ -128,4 +143,4 @@ def worst_samples(folder: RunFolder, count: int = WORST) -> tuple[tuple[WorstSam
                 image=None if pictures is None else pictures[position].numpy(),
             )
         )
-    return tuple(samples), "Training samples whose label the best model doubts most"
+    return tuple(samples)

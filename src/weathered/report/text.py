@@ -44,7 +44,11 @@ def p_value(p: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: 8.4 s, 3 min 20 s, 2 h 05 min."""
+    """A duration: 40 ms, 8.4 s, 3 min 20 s, 2 h 05 min; below a millisecond only that it is."""
+    if value < 0.0005:
+        return "under 1 ms"
+    if value < 0.9995:
+        return f"{1000 * value:.0f} ms"
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -79,12 +83,18 @@ class Unit(NamedTuple):
         return self.bare(value) + self.suffix if finite(value) else UNKNOWN
 
     def gap(self, value: float) -> str:
-        """A difference without its sign, with the unit."""
+        """A difference without its sign, with the unit; one too small for the digits is said to be below the last."""
+        last = 10.0**-self.digits
+        if 0 < abs(value) * self.factor < last / 2:
+            return f"less than {last:.{self.digits}f}{self.difference}"
         return self.bare(abs(value)) + self.difference
 
     def signed(self, value: float) -> str:
-        """A difference with its sign and no unit."""
-        return f"{value * self.factor:+.{self.digits}f}".replace("-", "−") if finite(value) else UNKNOWN
+        """A difference with its sign and no unit; what rounds to 0 has no sign."""
+        if not finite(value):
+            return UNKNOWN
+        words = f"{value * self.factor:+.{self.digits}f}".replace("-", "−")
+        return words if any(digit in words for digit in "123456789") else words[1:]
 
     def interval(self, low: float, high: float, signed: bool = False) -> str:
         if not (finite(low) and finite(high)):

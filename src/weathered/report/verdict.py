@@ -1,12 +1,15 @@
 """The verdict in plain words: what was compared, which arm wins, by how much, and whether that is more than seed noise.
 
-A difference counts as more than seed noise if its 95 % interval excludes 0 and its p-value stays at or below 0.05 after
-Holm's correction for the number of arms compared (Holm, Scandinavian Journal of Statistics 1979), since the best of
-many arms looks good by chance.
+Arms of equal means are level. A difference counts as more than seed noise if its 95 % interval excludes 0 and its
+p-value stays at or below 0.05 after Holm's correction for the number of arms compared (Holm, Scandinavian Journal of
+Statistics 1979), since the best of many arms looks good by chance.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
+
+from scipy import stats
 
 from weathered.report.model import ReportArm, ReportInput
 from weathered.report.text import Unit, finite, p_value
@@ -43,6 +46,11 @@ def more_than_noise(comparison: Comparison, corrected: float) -> bool:
     return comparison.difference.n > 1 and comparison.excludes_zero and corrected <= LEVEL
 
 
+def level(one: ReportArm, other: ReportArm) -> bool:
+    """Whether two arms have the same mean, up to rounding."""
+    return math.isclose(one.estimate.value, other.estimate.value, rel_tol=1e-12, abs_tol=1e-12)
+
+
 def verdict(report: ReportInput) -> Verdict:
     """The verdict on a comparison, or the result of a single run."""
     if len(report.arms) == 1:
@@ -54,23 +62,23 @@ def verdict(report: ReportInput) -> Verdict:
     comparison, corrected = _of(leader), corrected_p(report)
     clear = more_than_noise(comparison, corrected[leader.name])
     gap = unit.gap(comparison.difference.value)
-    n = comparison.difference.n
-    if n == 1:
-        headline = f"One seed cannot tell: {_lead(best, baseline, leader, gap)}."
-    elif best is baseline:
+    if comparison.difference.n == 1:
+        headline = f"One seed cannot tell: {_lead(ranking, baseline, gap)}."
+    elif clear and best is baseline:
         who = leader.name if len(ranking) == 2 else f"the best of them, {leader.name},"
-        headline = f"No arm beats {baseline.name}: {who} is {gap} behind{'.' if clear else ', within seed noise.'}"
+        headline = f"No arm beats {baseline.name}: {who} is {gap} behind, more than seed noise."
     elif clear:
         headline = f"{best.name} beats {baseline.name} by {gap}, more than seed noise{_rival(ranking, baseline)}."
     else:
-        headline = f"No clear winner: {best.name} is {gap} ahead of {baseline.name}, which may be seed noise."
+        doubt = "" if level(leader, baseline) else ", which may be seed noise"
+        headline = f"No clear winner: {_lead(ranking, baseline, gap)}{doubt}."
     sentences = [
         f"{len(report.arms)} arms were compared on {report.data} by {report.metric}, "
         f"{_seeds(len(baseline.values))} each, against the baseline {baseline.name}.",
         _numbers(leader, baseline, corrected, unit),
         *_runner_up(ranking, baseline, unit),
         *_groups(report, corrected),
-        *_power(comparison, unit),
+        *_power(comparison, corrected[leader.name], unit),
     ]
     return Verdict(headline, tuple(sentences), "clear" if clear else "unclear")
 
@@ -85,27 +93,41 @@ def _seeds(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
-def _lead(best: ReportArm, baseline: ReportArm, leader: ReportArm, gap: str) -> str:
-    if best is baseline:
-        return f"{baseline.name} is {gap} ahead of {leader.name}"
-    return f"{best.name} is {gap} ahead of {baseline.name}"
+def _lead(ranking: Sequence[ReportArm], baseline: ReportArm, gap: str) -> str:
+    """How the means of the best arm and the baseline, or of the baseline and its best rival, lie to each other."""
+    best = ranking[0]
+    other = ranking[1] if best is baseline else baseline
+    if level(best, other):
+        equal = [arm.name for arm in ranking if level(arm, best)]
+        return f"{', '.join(equal[:-1])} and {equal[-1]} are level"
+    return f"{best.name} is {'' if len(best.values) == 1 else 'on average '}{gap} ahead of {other.name}"
 
 
 def _numbers(leader: ReportArm, baseline: ReportArm, corrected: Mapping[str, float], unit: Unit) -> str:
     comparison = _of(leader)
     difference = comparison.difference
-    text = (
-        f"{leader.name} reaches {unit.value(leader.estimate.value)}, {baseline.name} "
-        f"{unit.value(baseline.estimate.value)}: a difference of {unit.signed(difference.value)}{unit.difference}"
-    )
+    if level(leader, baseline):
+        text = f"{leader.name} and {baseline.name} both reach {unit.value(baseline.estimate.value)}"
+    else:
+        text = _apart(leader, baseline, unit)
     if difference.n == 1:
         return text + " on 1 seed, so neither an interval nor a p-value can be given."
+    if not finite(difference.low):
+        return text + f", the same on each of {difference.n} seeds, so neither an interval nor a p-value can be given."
     text += (
-        f" (95 % interval {unit.interval(difference.low, difference.high, signed=True)}, paired over "
+        f" (95 % interval of the difference {unit.interval(difference.low, difference.high, signed=True)}, paired over "
         f"{_seeds(difference.n)}, {p_value(comparison.p_value)}"
     )
     count = len(corrected)
     return text + (f"; {p_value(corrected[leader.name])} allowing for {count} comparisons)." if count > 1 else ").")
+
+
+def _apart(leader: ReportArm, baseline: ReportArm, unit: Unit) -> str:
+    difference = _of(leader).difference.value
+    return (
+        f"{leader.name} reaches {unit.value(leader.estimate.value)}, {baseline.name} "
+        f"{unit.value(baseline.estimate.value)}: a difference of {unit.signed(difference)}{unit.difference}"
+    )
 
 
 def _second(ranking: Sequence[ReportArm], baseline: ReportArm) -> tuple[ReportArm, Comparison] | None:
@@ -126,9 +148,14 @@ def _runner_up(ranking: Sequence[ReportArm], baseline: ReportArm, unit: Unit) ->
     if found is None:
         return []
     second, (difference, p) = found
+    if level(ranking[0], second):
+        return [f"The second, {second.name}, is level with {ranking[0].name}."]
+    lead = f"The lead of {ranking[0].name} over the second, {second.name}, is {unit.gap(difference.value)}"
+    if not finite(difference.low):
+        return [f"{lead} on each of {difference.n} seeds, so whether it is seed noise cannot be told."]
     told = "may be seed noise" if not found[1].excludes_zero else "is more than seed noise"
     return [
-        f"Its lead over the second, {second.name}, is {unit.gap(difference.value)} (95 % interval of the difference "
+        f"{lead} (95 % interval of the difference "
         f"{unit.interval(difference.low, difference.high, signed=True)}, {_seeds(difference.n)}, {p_value(p)}) and "
         f"{told}."
     ]
@@ -157,13 +184,18 @@ def _groups(report: ReportInput, corrected: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _power(comparison: Comparison, unit: Unit) -> list[str]:
+def _power(comparison: Comparison, corrected: float, unit: Unit) -> list[str]:
+    """What so few seeds could not have shown: half the interval at the level that the correction left to this arm."""
     difference = comparison.difference
     if difference.n == 1:
         return ["A single seed says nothing about seed noise: run at least 3 seeds, better 5 or more."]
     if difference.n >= FEW_SEEDS:
         return []
-    half = (difference.high - difference.low) / 2
+    tail = LEVEL / 2 * (comparison.p_value / corrected if corrected > 0 else 1.0)
+    wider = stats.t.isf(tail, difference.n - 1) / stats.t.isf(LEVEL / 2, difference.n - 1)
+    half = float(wider) * (difference.high - difference.low) / 2
+    if not finite(half):
+        return [f"{_seeds(difference.n)} are few to call a difference constant: run more."]
     return [
         f"{_seeds(difference.n)} are few: a difference under about {unit.gap(half)} could not have been told from "
         "noise here. More seeds narrow the intervals."
@@ -174,7 +206,9 @@ def _single(report: ReportInput) -> Verdict:
     arm, unit = report.arms[0], Unit.of(report.percent)
     headline = f"{arm.name} reaches {unit.value(arm.estimate.value)} {report.metric}."
     sentences = [f"One arm was trained on {report.data}, {_seeds(len(arm.values))}; there is nothing to compare with."]
-    if arm.estimate.n > 1:
+    if arm.estimate.n > 1 and not finite(arm.estimate.low):
+        sentences.append(f"All {arm.estimate.n} seeds give the same, which says nothing about how much others differ.")
+    elif arm.estimate.n > 1:
         sentences.append(
             f"The 95 % interval over {_seeds(arm.estimate.n)} is {unit.interval(arm.estimate.low, arm.estimate.high)}."
         )
