@@ -20,7 +20,8 @@ class DataOptions:
 
     train, test: a path or `name:options`; without a test set a quarter is held out. label_column: the labels to
     train on. clean_column: the truth, for scoring only. validation: share of the training set that parts may read.
-    make: data makers in order, as in `symmetric:rate=0.4`. limit: at most this many training rows, at random.
+    make: data makers in order, as in `symmetric:rate=0.4`. aux: data without labels for methods that use them, as in
+    `ood=patches` or `ood=folder:PATH`. limit: at most this many training rows, at random.
     skip_bad: drop unreadable images and count them. image_size: resize to this many pixels.
     base_classes, phases: for recipes with an incremental learner: classes of the first phase (half by default) and
     the number of phases that bring the others (one class each by default).
@@ -34,6 +35,7 @@ class DataOptions:
     root: str | None = None
     validation: float = 0.0
     make: tuple[str, ...] = ()
+    aux: tuple[str, ...] = ()
     limit: int | None = None
     skip_bad: bool = False
     image_size: int | None = None
@@ -46,6 +48,9 @@ class DataOptions:
             raise SpecError(f"validation must be in [0, 1), got {self.validation}")
         if self.image_size is not None and not 4 <= self.image_size <= 4096:
             raise SpecError(f"image_size must be in [4, 4096] pixels, got {self.image_size}")
+        names = [spec.partition("=")[0] for spec in self.aux]
+        if len(set(names)) < len(names):
+            raise SpecError(f"aux gives one name twice: {', '.join(names)}")
         if self.limit is not None and self.limit < 2:
             raise SpecError(f"limit must be at least 2, got {self.limit}")
 

@@ -56,6 +56,7 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
         model,
         splits.train,
         validation=splits.validation,
+        aux=splits.aux,
         settings=recipe.settings,
         fabric=fabric,
         **parts.slots,

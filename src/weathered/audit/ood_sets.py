@@ -11,17 +11,11 @@ from torch import Tensor
 
 from weathered.core.errors import DataError
 from weathered.core.rng import generator
+from weathered.data.auxiliary import shuffle_pixels
 from weathered.data.dataset import Dataset
 
 MOST = 10_000
 """Inputs per synthetic set; more would change no interval that matters."""
-
-
-def shuffle_pixels(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Each image (N, C, H, W) with its pixels in a random order of its own, channels kept together."""
-    flat = images.flatten(2)
-    order = torch.rand(len(flat), 1, flat.shape[2], generator=rng).argsort(2)
-    return flat.gather(2, order.expand_as(flat)).view_as(images)
 
 
 def blend_pairs(images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:

@@ -46,6 +46,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "validation": "hold some out with --validation 0.1",
         "class_counts": "use classification data",
         "vit_tokens": "use a timm vision transformer",
+        "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }
 )
 

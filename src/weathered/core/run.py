@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from weathered.core import distributed
+from weathered.core.auxiliary import auxiliary_inputs
 from weathered.core.batch import Batch
 from weathered.core.errors import DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
@@ -177,6 +178,10 @@ class Run:
         if self.settings.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return batch.replace(x=x)
+
+    def aux(self, name: str, size: int) -> Tensor:
+        """This step's inputs (size, ...) of the auxiliary data `name`, augmented, floats on the device."""
+        return auxiliary_inputs(self, name, size)
 
     def forward(self, x: Tensor, model: nn.Module | None = None) -> Output:
         """Logits in float32, and features if the loss or a term asks for them. model: the run's own by default."""

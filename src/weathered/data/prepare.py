@@ -1,23 +1,30 @@
 """The data of a recipe: loaded, split, given their flaws, the same for every arm of a comparison."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from weathered.assemble import build, resolve
 from weathered.core.errors import DataError, SpecError
 from weathered.core.rng import generator
+from weathered.data.auxiliary import load_auxiliary, split_spec
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load_pair, validation_split
 from weathered.recipe import Recipe
 
 
 class Splits(NamedTuple):
-    """Training data as the recipe flawed them, what parts may read during training, and the untouched test set."""
+    """Training data as the recipe flawed them, what parts may read during training, and the untouched test set.
+
+    aux: auxiliary data by name, without labels.
+    """
 
     train: Dataset
     validation: Dataset | None
     test: Dataset
+    aux: Mapping[str, Dataset] = MappingProxyType({})
 
 
 def prepare(recipe: Recipe) -> Splits:
@@ -26,6 +33,7 @@ def prepare(recipe: Recipe) -> Splits:
     Raises DataError or SpecError in one sentence for anything that is missing, broken or does not fit.
     """
     options, seed = recipe.data, recipe.data_seed
+    root = Path(options.root) if options.root else None
     train, test = load_pair(
         options.train,
         options.test,
@@ -33,7 +41,7 @@ def prepare(recipe: Recipe) -> Splits:
         test_label_column=options.test_label_column,
         clean_column=options.clean_column,
         skip_bad=options.skip_bad,
-        root=Path(options.root) if options.root else None,
+        root=root,
         image_size=options.image_size,
         limit=options.limit,
         seed=seed,
@@ -54,4 +62,8 @@ def prepare(recipe: Recipe) -> Splits:
         raise SpecError(f"base_classes must be in [2, {train.num_classes - 1}], got {options.base_classes}.")
     if options.validation:
         train, validation = validation_split(train, options.validation, seed)
-    return Splits(train, validation, test)
+    aux = {
+        name: load_auxiliary(source, train, seed, root=root, skip_bad=options.skip_bad)
+        for name, source in map(split_spec, options.aux)
+    }
+    return Splits(train, validation, test, aux)
