@@ -1,5 +1,6 @@
 """What every source is told, whether it needs it or not."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from weathered.data.labels import MissingColumn
 @dataclass(frozen=True)
 class ReadOptions:
     """label_column, clean_column: columns of labels and of the truth. class_names: of the training set, when a test
-    set is read. image_size: side to which images are resized. root: folder of downloaded files. test: whether the
-    test split is wanted, where a source has one. memory_limit_bytes: arrays above it are refused. not_features: label
-    columns of the training table, which are no features of a test table either.
+    set is read. image_size: side to which images are resized. root: folder of downloaded files. test: whether a test
+    set is read, so that the test split is wanted where a source has one and none is named. memory_limit_bytes: arrays
+    above it are refused. not_features: label columns of the training table, which are no features of a test table
+    either.
     """
 
     label_column: str | None = None
@@ -25,11 +27,24 @@ class ReadOptions:
     not_features: frozenset[str] = frozenset()
 
 
+def user_path(text: str) -> Path:
+    """A path as a user writes it, `~` resolved. Raises DataError if the home folder is unknown."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{text}: the home folder is not known; write the path in full.") from error
+
+
+def lies_below(path: str, base: str) -> bool:
+    """Whether a resolved path lies in the resolved folder `base`."""
+    return path.startswith(base.rstrip(os.sep) + os.sep)
+
+
 def existing_file(rest: str, source: str) -> Path:
     """The path a spec names. Raises DataError if it is empty, missing, a folder, or may not be read."""
     if not rest:
         raise DataError(f"'{source}' needs a path, as in {source}:PATH.")
-    path = Path(rest).expanduser()
+    path = user_path(rest)
     try:
         if not path.exists():
             raise DataError(f"{path}: there is no such file.")

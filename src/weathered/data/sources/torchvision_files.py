@@ -19,7 +19,7 @@ from weathered.core.errors import DataError
 from weathered.core.spec import near
 from weathered.data.dataset import Dataset
 from weathered.data.labels import LabelCoder
-from weathered.data.sources.options import ReadOptions, refuse_columns
+from weathered.data.sources.options import ReadOptions, refuse_columns, user_path
 
 DIGITS = tuple(str(d) for d in range(10))
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -27,7 +27,7 @@ KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
 def read_torchvision(rest: str, options: ReadOptions) -> Dataset:
-    """The training split of NAME, or its test split for `NAME:test`, as uint8 images.
+    """The training split of NAME, or its test split for `NAME:test` or a test set, as uint8 images.
 
     options.root: the folder that was given to torchvision as root. Raises DataError for an unknown name, a missing
     root, missing or damaged files, and for CIFAR where only the pickled version is there.
@@ -40,7 +40,7 @@ def read_torchvision(rest: str, options: ReadOptions) -> Dataset:
     if options.root is None:
         raise DataError(f"torchvision:{name} needs --root, the folder that holds its files; nothing is downloaded.")
     refuse_columns(f"torchvision:{name}", options)
-    root = Path(options.root).expanduser()
+    root = user_path(str(options.root))
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder.")
     test = split == "test" or (options.test and not split)
