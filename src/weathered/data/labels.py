@@ -25,11 +25,15 @@ def choose_column(columns: Sequence[str], asked: str | None, what: str, name: st
     for column in candidates:
         if column in columns:
             return column
-    listing = ", ".join(columns)
+    if not columns:
+        raise MissingColumn(f"{name}: there is no {what} column, and no other that could be one.")
     if asked is None:
-        raise MissingColumn(f"{name}: there is no column 'label'; pass --label-column with one of: {listing}.")
+        raise MissingColumn(
+            f"{name}: there is no column 'label'; pass --label-column with one of: {_columns(columns)}."
+            f"{near('label', columns)}"
+        )
     raise MissingColumn(
-        f"{name}: there is no {what} column '{asked}'.{near(asked, columns)} The columns are: {listing}."
+        f"{name}: there is no {what} column '{asked}'.{near(asked, columns)} The columns are: {_columns(columns)}."
     )
 
 
@@ -42,12 +46,28 @@ def as_class_value(value: Any, row: int, column: str, name: str) -> int | str:
     if isinstance(value, float):
         if not value.is_integer():
             raise DataError(
-                f"{name}: labels must be whole numbers or text, column '{column}' holds {value} in row {row}."
+                f"{name}: labels must be whole numbers or text, column '{column}' holds {value} in row {row}; "
+                "such a column looks like numbers, not classes: name another with --label-column or group the values."
             )
         return int(value)
     if isinstance(value, int):
         return value
     raise DataError(f"{name}: labels must be whole numbers or text, column '{column}' holds {type(value).__name__}.")
+
+
+MANY = 50
+"""Up to this many values may be classes, however few rows each has."""
+
+
+def refuse_too_many(values: Sequence[int | str], name: str, column: str) -> None:
+    """Raise DataError if more than half of the rows of a label column hold a value of their own."""
+    count = len(set(values))
+    if count > MANY and 2 * count > len(values):
+        like = "numbers" if all(isinstance(v, int) for v in values) else "names of rows"
+        raise DataError(
+            f"{name}: column '{column}' holds {count} different values in {len(values)} rows and looks like {like}, "
+            "not classes: name another with --label-column or group the values."
+        )
 
 
 def infer_names(values: Sequence[int | str], name: str, column: str) -> tuple[str, ...]:
@@ -97,6 +117,7 @@ class LabelCoder:
         codes = {}
         names = self.given or self.declared
         if names is None:
+            refuse_too_many(next(iter(values.values())), self.name, next(iter(values)))
             known = [v for c, vs in values.items() for v in vs if not (c == may_be_unknown and v == -1)]
             names = infer_names(known, self.name, next(iter(columns)))
         for column, rows in values.items():
@@ -141,3 +162,10 @@ def _difference(name: str, here: Sequence[str], there: Sequence[str]) -> str:
 
 def _listing(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _columns(names: Sequence[str]) -> str:
+    """All names, or the first and the last ones: labels are often the last column of many."""
+    if len(names) <= 20:
+        return ", ".join(names)
+    return f"{', '.join(names[:10])}, {len(names) - 15} more, {', '.join(names[-5:])}"

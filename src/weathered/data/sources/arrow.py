@@ -1,6 +1,7 @@
 """Arrow columns to what a data set holds: labels, further columns, rows of numbers."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,10 @@ from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.labels import LabelCoder, choose_column
 from weathered.data.sources.options import ReadOptions
-from weathered.data.sources.tables import TableInputs
+from weathered.data.sources.tables import TOO_LARGE, TableInputs, first_too_large
+
+ROW_NUMBERS = ("", "Unnamed: 0", "__index_level_0__")
+"""Names under which pandas writes the numbers of rows."""
 
 
 def declared_features(schema: pa.Schema) -> dict[str, Any]:
@@ -64,14 +68,18 @@ def is_extra(kind: pa.DataType) -> bool:
 
 
 def read_extra(table: pa.Table, columns: Sequence[str]) -> dict[str, Tensor]:
-    """Whole-number columns as (N,) int64 and lists of one length as (N, K); columns with gaps are left out."""
+    """Whole-number columns as (N,) int64 and lists of one length as (N, K); columns with gaps, and those with numbers
+    beyond int64 or float32, are left out.
+    """
     extra = {}
     for name in columns:
         column = table[name]
         if not is_extra(column.type) or column.null_count:
             continue
         if pa.types.is_integer(column.type):
-            extra[name] = torch.from_numpy(column.to_numpy().astype(np.int64))
+            values = column.to_numpy()
+            if not _overflows(values):
+                extra[name] = torch.from_numpy(values.astype(np.int64))
             continue
         chunks = column.chunks
         lengths = {length for chunk in chunks for length in chunk.value_lengths().unique().to_pylist()}
@@ -79,40 +87,75 @@ def read_extra(table: pa.Table, columns: Sequence[str]) -> dict[str, Tensor]:
         if len(lengths) == 1 and not flat.null_count:
             values = flat.to_numpy().reshape(len(column), *lengths)
             kind = np.int64 if values.dtype.kind in "iu" else np.float32
-            extra[name] = torch.from_numpy(values.astype(kind))
+            if not _overflows(values):
+                extra[name] = torch.from_numpy(values.astype(kind))
     return extra
 
 
-def table_dataset(table: pa.Table, features: Mapping[str, Any], options: ReadOptions, name: str) -> Dataset:
+def _overflows(values: np.ndarray) -> bool:
+    if values.dtype.kind in "iu":
+        return bool((values > np.iinfo(np.int64).max).any())
+    return first_too_large(values.ravel()) is not None
+
+
+def table_dataset(table: pa.Table, features: Mapping[str, Any], options: ReadOptions, where: str, name: str) -> Dataset:
     """Rows of numbers: every column besides the labels is a feature, in order, as float32.
 
-    Raises DataError for a feature that is not a number, is missing, NaN or infinite, naming row and column.
+    where: how messages call the table. name: of the data set. Raises DataError for a feature that is not a number,
+    is missing, NaN, infinite or too large for float32, naming row and column.
     """
     columns = table.column_names
-    labels = read_labels(table, columns, features, options, name)
+    labels = read_labels(table, columns, features, options, where)
     inputs = [c for c in columns if c not in labels.used and c not in options.not_features]
     if not inputs:
-        raise DataError(f"{name}: there are no feature columns besides {', '.join(sorted(labels.used))}.")
+        raise DataError(f"{where}: there are no feature columns besides {', '.join(sorted(labels.used))}.")
     unused = next((c for c in inputs if c in ("label", "labels", "target", "class")), None)
     if unused is not None:
         raise DataError(
-            f"{name}: the column '{unused}' would become a feature and give the answer away; name it as --clean-column "
-            "or drop it."
+            f"{where}: the column '{unused}' would become a feature and give the answer away; name it as "
+            "--clean-column or drop it."
+        )
+    numbering = next((c for c in inputs if c in ROW_NUMBERS), None)
+    if numbering is not None:
+        raise DataError(
+            f"{where}: the column '{numbering}' looks like row numbers, as pandas writes them with index=True, and may "
+            "give the answer away; drop it, or give it a name of its own."
         )
     x = np.empty((len(table), len(inputs)), dtype=np.float32)
     for i, column in enumerate(inputs):
-        values = table[column]
-        kind = values.type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            raise DataError(
-                f"{name}: the feature column '{column}' holds {kind}, not numbers; encode it as numbers or drop it."
-            )
-        x[:, i] = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
-        wrong = ~np.isfinite(x[:, i])
-        if wrong.any():
-            raise DataError(
-                f"{name}: the feature '{column}' is missing, NaN or infinite in row {int(wrong.argmax())}; fill it in "
-                "or drop the row."
-            )
+        x[:, i] = _feature(table[column], column, where)
     rows = TableInputs(torch.from_numpy(x), tuple(inputs))
     return Dataset(rows, labels.labels, labels.names, name=name, clean_labels=labels.clean)
+
+
+def _feature(values: pa.ChunkedArray, column: str, where: str) -> np.ndarray:
+    kind = values.type
+    if pa.types.is_null(kind):
+        raise DataError(f"{where}: the feature column '{column}' is empty; fill it in or drop it.")
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not (numeric or pa.types.is_boolean(kind)):
+        raise DataError(
+            f"{where}: the feature column '{column}' holds {kind}{_example(values)}, not numbers; encode it as numbers "
+            "or drop it."
+        )
+    # not safe: whole numbers beyond 2**53 are rounded, as float32 rounds them anyway
+    numbers = pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy()
+    wrong = ~np.isfinite(numbers)
+    if wrong.any():
+        raise DataError(
+            f"{where}: the feature '{column}' is missing, NaN or infinite in row {int(wrong.argmax())}; fill it in "
+            "or drop the row."
+        )
+    huge = first_too_large(numbers)
+    if huge is not None:
+        raise DataError(f"{where}: the feature '{column}' holds {numbers[huge]:g} in row {huge}, {TOO_LARGE}.")
+    return numbers.astype(np.float32)
+
+
+def _example(values: pa.ChunkedArray) -> str:
+    """The first number that is written with a decimal comma, for messages; empty if there is none."""
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return ""
+    numbers = re.compile(r"\s*[-+]?\d+,\d+\s*")
+    found = next(((row, text) for row, text in enumerate(values.to_pylist()) if text and numbers.fullmatch(text)), None)
+    return "" if found is None else f" such as '{found[1]}' in row {found[0]} (a decimal comma; write a point)"

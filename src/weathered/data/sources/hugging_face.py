@@ -46,7 +46,7 @@ def read_hugging_face(rest: str, options: ReadOptions) -> Dataset:
     table = data.select_columns(others).with_format("arrow")[:]
     label = f"hf:{name}"
     if image is None:
-        return table_dataset(table, names, options, label)
+        return table_dataset(table, names, options, label, label)
     labels = read_labels(table, others, names, options, label)
     undecoded = data.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return Dataset(

@@ -35,17 +35,20 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
+        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}: the column '{twice}' occurs twice.")
         features = declared_features(schema)
         image = image_column(schema, features)
         if image is None:
-            return table_dataset(pq.read_table(path), features, options, path.stem)
+            return table_dataset(pq.read_table(path), features, options, str(path), path.stem)
         columns: list[str] = [name for name in schema.names if not is_image_type(schema.field(name).type)]
         labelling = {options.label_column, options.clean_column, *DEFAULT_COLUMNS}
         wanted: list[str] = [c for c in columns if is_extra(schema.field(c).type) or c in labelling]
         table = pq.read_table(path, columns=wanted)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a parquet file that can be read: {_one_line(error)}.") from error
-    labels = read_labels(table, columns, features, options, path.stem)
+    labels = read_labels(table, columns, features, options, str(path))
     return Dataset(
         StreamInputs(ParquetImages(path, image), image_size=options.image_size),
         labels.labels,
@@ -57,9 +60,10 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
 
 
 def is_image_type(kind: pa.DataType) -> bool:
-    """Whether a column may hold encoded images: bytes, or a struct with a field `bytes`."""
+    """Whether a column may hold encoded images: bytes, or a struct with a field `bytes` of bytes."""
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
+        place = kind.get_field_index("bytes")
+        return place >= 0 and is_image_type(kind.field(place).type)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 

@@ -1,10 +1,20 @@
 """Rows of numbers with the names of their columns, so that a test table can be brought into the same order."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset, MemoryInputs
+
+TOO_LARGE = "beyond the largest float32, 3.4e38; scale the column down"
+
+
+def first_too_large(values: np.ndarray) -> int | None:
+    """The first position in a column (N,) whose finite number becomes infinite as float32, or None."""
+    with np.errstate(over="ignore"):
+        huge = np.isfinite(values) & np.isinf(values.astype(np.float32))
+    return int(huge.argmax()) if huge.any() else None
 
 
 class TableInputs(MemoryInputs):
