@@ -27,9 +27,40 @@ def test_each_class_gives_its_share(labels, fraction, seed):
     assert torch.equal(held, held.sort().values)
     for label in labels.unique():
         count, out = int((labels == label).sum()), int((labels[held] == label).sum())
-        assert abs(out - fraction * count) <= max(0.5, 1 if count > 1 else 0.5)
         if count > 1:
+            assert abs(out - fraction * count) <= 1
             assert 0 < out < count
+        else:
+            assert out == 0
+
+
+def test_a_class_of_one_row_stays_in_training_and_is_named(tmp_path):
+    rows = [f"{i},{'ab'[i % 2]}" for i in range(20)]
+    (tmp_path / "x.csv").write_text("\n".join(["size,label", *rows, "20,rare"]))
+    for fraction in (0.25, 0.5, 0.75):
+        train, test = load_pair(str(tmp_path / "x.csv"), test_fraction=fraction)
+        assert int(train.class_counts[2]) == 1
+        assert int(test.class_counts[2]) == 0
+        (note,) = train.notes
+        assert note.startswith("The test set holds no row of the class 'rare': a single row is kept for training")
+        assert "--test" in note
+    train, validation = validation_split(load(str(tmp_path / "x.csv")), 0.25, 0)
+    assert int(train.class_counts[2]) == 1
+    assert int(validation.class_counts[2]) == 0
+    assert "The validation set holds no row of the class 'rare'" in train.notes[-1]
+    (tmp_path / "x.csv").write_text("\n".join(["size,label", *rows, "20,rare", "21,rare"]))
+    assert load_pair(str(tmp_path / "x.csv"))[0].notes == ()
+
+
+def test_classes_that_a_limit_or_a_test_set_leaves_empty_are_named(tmp_path):
+    rows = [f"{i},{'ab'[i % 2]}" for i in range(40)]
+    (tmp_path / "x.csv").write_text("\n".join(["size,label", *rows, "40,c", "41,c"]))
+    (tmp_path / "test.csv").write_text("size,label\n1,a\n2,c\n")
+    train, _ = load_pair(str(tmp_path / "x.csv"), str(tmp_path / "test.csv"), limit=2, seed=1)
+    absent = [name for name in "abc" if int(train.class_counts["abc".index(name)]) == 0]
+    assert absent
+    assert any(note.startswith("The training set holds no row of") and f"'{absent[0]}'" in note for note in train.notes)
+    assert "The test set holds no row of the class 'b'." in train.notes
 
 
 def test_random_subset_is_uniform_over_rows():

@@ -1,5 +1,7 @@
 """Random subsets and stratified splits, each from a generator of its own name."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -26,7 +28,8 @@ def stratified_split(
 ) -> tuple[Int[Tensor, "M"], Int[Tensor, "K"]]:
     """Positions kept and positions held out, ascending; of a class with n samples round(fraction * n) are held out.
 
-    labels (N,) >= 0. fraction in (0, 1). A class with two or more samples has at least one on each side.
+    labels (N,) >= 0. fraction in (0, 1). A class with two or more samples has at least one on each side, a single
+    sample is kept.
     Raises ValueError if fraction is out of range, DataError if a side would be empty.
     """
     if not 0 < fraction < 1:
@@ -38,11 +41,30 @@ def stratified_split(
     grouped = labels[order]
     rank = torch.arange(len(labels)) - first[grouped]
     held = (fraction * counts.double()).round().long()
-    held = torch.where(counts > 1, torch.minimum(held.clamp_min(1), (counts - 1).clamp_min(1)), held)
+    held = torch.minimum(held.clamp_min(1), (counts - 1).clamp_min(0))
     out = rank < held[grouped]
     if not out.any() or out.all():
         raise DataError(f"{len(labels)} samples are too few to hold out a share of {fraction}.")
     return order[~out].sort().values, order[out].sort().values
+
+
+def class_listing(names: Sequence[str]) -> str:
+    """Up to five class names in words: "the class 'a'", "the classes 'a', 'b' and 7 more"."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"the class{'es' * (len(names) > 1)} " + ", ".join(f"'{name}'" for name in names[:5]) + more
+
+
+def single_rows_note(dataset: Dataset, held: Int[Tensor, "K"], part: str, remedy: str) -> str | None:
+    """Which classes have rows but none held out, since a single row is kept for training; None if there are none.
+
+    held (K,): positions held out. part, remedy: how the note calls them and what can be done.
+    """
+    count = torch.bincount(dataset.labels[held], minlength=dataset.num_classes)
+    absent = ((count == 0) & (dataset.class_counts > 0)).nonzero()[:, 0]
+    if not len(absent):
+        return None
+    listing = class_listing([dataset.class_names[int(c)] for c in absent])
+    return f"The {part} holds no row of {listing}: a single row is kept for training; {remedy}, or drop the class."
 
 
 def validation_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -52,4 +74,7 @@ def validation_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
     """
     kept, held = stratified_split(dataset.labels, fraction, generator(seed, "validation split"))
     note = f"A validation set of {len(held)} rows was split off."
-    return dataset.select(kept, note), dataset.select(held).replace(name=f"{dataset.name} (validation)")
+    missing = single_rows_note(dataset, held, "validation set", "add rows")
+    train = dataset.select(kept, note)
+    train = train.replace(notes=(*train.notes, missing)) if missing else train
+    return train, dataset.select(held).replace(name=f"{dataset.name} (validation)")

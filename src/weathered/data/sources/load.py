@@ -15,9 +15,9 @@ from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
 from weathered.data.sources.folder import class_folders
-from weathered.data.sources.options import ReadOptions
+from weathered.data.sources.options import ReadOptions, user_path
 from weathered.data.sources.tables import same_columns
-from weathered.data.splits import random_subset, stratified_split
+from weathered.data.splits import class_listing, random_subset, single_rows_note, stratified_split
 from weathered.data.stream import StreamInputs
 
 Reader = Callable[[str, ReadOptions], Dataset]
@@ -25,6 +25,7 @@ Reader = Callable[[str, ReadOptions], Dataset]
 READERS = {
     "digits": "digits:read_digits",
     "folder": "folder:read_folder",
+    "images": "folder:read_images",
     "csv": "csv_file:read_csv",
     "parquet": "parquet:read_parquet",
     "npz": "npz:read_npz",
@@ -32,8 +33,6 @@ READERS = {
     "hf": "hugging_face:read_hugging_face",
 }
 """Source -> module and function, imported when asked for."""
-
-HAVE_TEST_SPLIT = ("torchvision", "hf")
 
 
 def load(
@@ -50,8 +49,8 @@ def load(
     cache_dir: Path | None = None,
     memory_limit_bytes: int = 2 << 30,
 ) -> Dataset:
-    """Read a data set. spec: `name[:rest]` or a path: digits, folder:PATH, csv:PATH, parquet:PATH, npz:PATH,
-    torchvision:NAME[:test], hf:NAME[@CONFIG][:SPLIT].
+    """Read a data set. spec: `name[:rest]` or a path: digits, folder:PATH, csv:PATH, parquet:PATH, npz:PATH[:PART],
+    torchvision:NAME[:test], images:PATH (all images below a folder, without classes), hf:NAME[@CONFIG][:SPLIT]. Where parts are known and none is named, the training part.
 
     label_column: labels to use; by default label, labels, target, class or y. clean_column: becomes clean_labels.
     skip_bad: drop images that cannot be read and note their number. root: folder of torchvision's files.
@@ -86,23 +85,26 @@ def load_pair(
 ) -> tuple[Dataset, Dataset]:
     """(training set, test set); for the arguments see `load`.
 
-    Without test_spec, torchvision and hf give their own test split; from other sources `test_fraction` of each class
-    is held out, drawn from (seed, "test split"). limit: training rows, drawn after the split, so that the test set
-    does not depend on it. test_label_column: by default the training set's clean or label column where the test
-    set has it, in this order, else its standard label column.
+    Without test_spec, torchvision, hf and an npz file with test arrays give their own test split, unless `spec` names
+    a split; otherwise `test_fraction` of each class is held out, drawn from (seed, "test split"). A source named as
+    test_spec gives its test split where it has one. A note of the training set names classes without rows in one of
+    the sets, as happens to the test set where a class has a single row. limit: training rows, drawn after the split,
+    so that the test set does not depend on it. test_label_column: by default the training set's clean or label column
+    where the test set has it, in this order, else its standard label column.
     Raises DataError naming the classes if they differ, if a class has no training row, or if shapes differ.
     """
     options = ReadOptions(label_column, clean_column, None, image_size, root, False, memory_limit_bytes)
     whole = _read(spec, options)
-    name = parse_source(spec)[0]
-    if test_spec is None and name not in HAVE_TEST_SPLIT:
+    missing = None
+    if test_spec is None and not has_own_test(spec):
         kept, held = stratified_split(whole.labels, test_fraction, generator(seed, "test split"))
         # one look at the whole, so that both parts agree on grey or colour
         _ = whole.inputs.shape
         test_source, note = whole, f"The test set is {len(held)} of {len(whole)} rows, the same share of each class."
+        missing = single_rows_note(whole, held, "test set", "name a test set with --test")
     else:
         kept, held, note = torch.arange(len(whole)), None, None
-        test_source = _read_test(test_spec or spec, whole, options, test_label_column, own_split=test_spec is None)
+        test_source = _read_test(test_spec or spec, whole, options, test_label_column)
     _require_all_classes(whole, kept)
     chosen = kept[random_subset(len(kept), limit, seed)]
     everything = len(chosen) == len(whole)
@@ -122,13 +124,24 @@ def load_pair(
             f"the training inputs are {train.inputs.shape}, the test inputs {test.inputs.shape}"
             + ("; pass --image-size to bring images to one size." if train.is_image else ".")
         )
-    test = test.replace(name=f"{test.name} (test)", notes=(*test.notes, note) if note else test.notes)
-    return train, test
+    gaps = (_empty_classes_note(train, "training"), missing or _empty_classes_note(test, "test"))
+    train = train.replace(notes=(*train.notes, *(gap for gap in gaps if gap)))
+    return train, test.replace(name=f"{test.name} (test)", notes=(*test.notes, note) if note else test.notes)
 
 
-def _read_test(spec: str, train: Dataset, options: ReadOptions, label_column: str | None, own_split: bool) -> Dataset:
+def has_own_test(spec: str) -> bool:
+    """Whether a source brings its own test split and no split was named in the spec."""
+    name, rest = parse_source(spec)
+    if name == "npz":
+        from weathered.data.sources.npz import has_test_part
+
+        return has_test_part(rest)
+    return name in ("torchvision", "hf") and ":" not in rest
+
+
+def _read_test(spec: str, train: Dataset, options: ReadOptions, label_column: str | None) -> Dataset:
     labelling = frozenset(c for c in (options.label_column, options.clean_column) if c is not None)
-    base = replace(options, clean_column=None, class_names=train.class_names, test=own_split, not_features=labelling)
+    base = replace(options, clean_column=None, class_names=train.class_names, test=True, not_features=labelling)
 
     def read(column: str | None) -> Dataset:
         return same_columns(_read(spec, replace(base, label_column=column)), train)
@@ -159,6 +172,12 @@ def _note_limit(dataset: Dataset, size: int, limit: int | None) -> Dataset:
     if limit is None or limit >= size:
         return dataset
     return dataset.replace(notes=(*dataset.notes, f"{limit} of {size} rows were drawn at random."))
+
+
+def _empty_classes_note(dataset: Dataset, part: str) -> str | None:
+    """A limit, unreadable images or a test set of its own may leave classes without rows."""
+    empty = [dataset.class_names[int(c)] for c in (dataset.class_counts == 0).nonzero()[:, 0]]
+    return f"The {part} set holds no row of {class_listing(empty)}." if empty else None
 
 
 def _require_all_classes(dataset: Dataset, index: torch.Tensor) -> None:
@@ -197,19 +216,24 @@ def resized(images: torch.Tensor, size: int) -> torch.Tensor:
 def parse_source(spec: str) -> tuple[str, str]:
     """(source, rest) of a spec or a bare path. Raises DataError with a suggestion."""
     name, colon, rest = spec.partition(":")
+    known = ", ".join(READERS)
     if name in READERS:
         return name, rest
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        if class_folders(path):
-            return "folder", spec
-        raise DataError(f"{path}: expected one folder per class, found none.")
+    if not spec.strip():
+        raise DataError(f"the name of the data is empty. The sources are: {known}, or a path.")
+    path = user_path(spec)
     suffix = path.suffix.lower().removeprefix(".")
-    if path.exists():
-        if suffix in ("csv", "parquet", "npz"):
-            return suffix, spec
-        raise DataError(f"{path}: expected a folder of class folders, or a file .csv, .parquet or .npz.")
-    known = ", ".join(READERS)
+    try:
+        if path.is_dir():
+            if class_folders(path):
+                return "folder", spec
+            raise DataError(f"{path}: expected one folder per class, found none.")
+        if path.exists():
+            if suffix in ("csv", "parquet", "npz"):
+                return suffix, spec
+            raise DataError(f"{path}: expected a folder of class folders, or a file .csv, .parquet or .npz.")
+    except OSError as error:
+        raise DataError(f"{path}: the path cannot be read: {error.strerror}.") from error
     if colon or not ("/" in spec or suffix):
         raise DataError(f"there is no data source '{name}'.{near(name, READERS)} The sources are: {known}, or a path.")
     raise DataError(f"{path}: there is no such file or folder.")

@@ -1,6 +1,7 @@
-"""`npz:PATH`: NumPy arrays, images or features and labels. Pickled objects inside are refused."""
+"""`npz:PATH[:PART]`: NumPy arrays, images or features and labels. Pickled objects inside are refused."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,92 +11,163 @@ from torch import Tensor
 from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.labels import LabelCoder, choose_column
+from weathered.data.sources.npz_keys import INPUT_NAMES, choose_part, names_of, part_and_name, parts_of, place_and_part
 from weathered.data.sources.options import ReadOptions, existing_file
-
-INPUT_NAMES = ("x", "images", "features", "data")
+from weathered.data.sources.tables import TOO_LARGE
 
 
 def read_npz(rest: str, options: ReadOptions) -> Dataset:
     """Images (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8, or features (N, D) as numbers; labels (N,).
 
-    Inputs are the array x, images, features or data; labels y, labels or the one that `label_column` names; an
-    array `class_names` of text names the classes. A last axis of 1 or 3 means channels last, unless the second
-    axis is 1 or 3 and the last is not.
-    Raises DataError for anything else, for NaN, and for arrays above the memory limit.
+    Inputs are the array x, images, features or data, also as X; labels y, labels or the one that `label_column`
+    names; an array `class_names` of text names the classes. A last axis of 1 or 3 means channels last, unless the
+    second axis is 1 or 3 and the last is not.
+    Keys such as x_train and y_test, or train_images and test_labels, name parts: the training part is read, the test
+    part for a test set or as PATH:test, a validation part as PATH:val.
+    Raises DataError for anything else, for features that are not finite as float32, and for arrays above the memory
+    limit.
     """
-    path = existing_file(rest, "npz")
-    arrays = _load(path, options.memory_limit_bytes)
+    place, part = place_and_part(rest)
+    path = existing_file(place, "npz")
+    arrays, where, asked = _load(path, part, options)
     inputs = next((name for name in INPUT_NAMES if name in arrays), None)
     if inputs is None:
-        raise DataError(f"{path}: none of the arrays {', '.join(INPUT_NAMES)} is there, only {', '.join(arrays)}.")
-    columns = [name for name in arrays if name != inputs]
-    label = choose_column(columns, options.label_column, "label", str(path))
-    used = {label: _column(arrays[label], label, path)}
-    if options.clean_column is not None:
-        clean = choose_column(columns, options.clean_column, "clean", str(path))
-        used[clean] = _column(arrays[clean], clean, path)
-    names = [str(n) for n in arrays["class_names"].tolist()] if "class_names" in arrays else None
-    coded = LabelCoder(str(path), names, options.class_names).encode(used, options.clean_column)
-    x = _as_inputs(arrays[inputs], path)
+        listing = ", ".join(arrays) or "nothing"
+        raise DataError(f"{where}: none of the arrays {', '.join(INPUT_NAMES)} is there, only {listing}.")
+    columns = [name for name in arrays if name not in (inputs, "class_names")]
+    label = choose_column(columns, asked[0], "label", where)
+    used = {label: _column(arrays[label], label, where)}
+    clean = None
+    if asked[1] is not None:
+        clean = choose_column(columns, asked[1], "clean", where)
+        used[clean] = _column(arrays[clean], clean, where)
+    coded = LabelCoder(where, _class_names(arrays, where), options.class_names).encode(used, clean)
+    x = _as_inputs(arrays[inputs], where)
     return Dataset.of(
         x,
         coded.codes[label],
         coded.names,
         name=path.stem,
-        clean_labels=None if options.clean_column is None else coded.codes[options.clean_column],
+        clean_labels=None if clean is None else coded.codes[clean],
         extra=_extra(arrays, {inputs, "class_names", *used}, len(x)),
     )
 
 
-def _load(path: Path, memory_limit_bytes: int) -> dict[str, np.ndarray]:
+def has_test_part(rest: str) -> bool:
+    """Whether the file brings a test part of its own and no part was named; False for a file that cannot be read."""
+    place, part = place_and_part(rest)
+    if part is not None:
+        return False
+    path = existing_file(place, "npz")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return any(name in INPUT_NAMES for name in parts_of(keys, path).get("test", {}))
+
+
+Asked = tuple[str | None, str | None]
+"""The label and the clean column that a user names."""
+
+
+def _load(path: Path, part: str | None, options: ReadOptions) -> tuple[dict[str, np.ndarray], str, Asked]:
+    """(name -> array, how messages call them, the names of the label and the clean column that were asked for)."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
-        if size > memory_limit_bytes:
+        limit = options.memory_limit_bytes
+        if size > limit:
             raise DataError(
-                f"{path}: the arrays take {size >> 20} MiB, the limit is {memory_limit_bytes >> 20} MiB; store them as "
+                f"{path}: the arrays take {size >> 20} MiB, the limit is {limit >> 20} MiB; store them as "
                 "parquet or as image files, which are streamed."
             )
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            keys: list[str] = list(stored.files)
+            asked: Asked = (options.label_column, options.clean_column)
+            parts, where = parts_of(keys, path), str(path)
+            if parts:
+                chosen = choose_part(parts, part, options.test, path)
+                names, where = parts[chosen], f"{path} ({chosen} part)"
+                names |= {"class_names": "class_names"} if "class_names" in keys else {}
+                asked = (_without_part(asked[0], keys), _without_part(asked[1], keys))
+            elif part is not None:
+                raise DataError(f"{path}: its keys name no parts such as {part}: {', '.join(keys)}.")
+            else:
+                names = names_of(keys, path)
+            arrays = {name: stored[key] for name, key in names.items()}
     except zipfile.BadZipFile as error:
         raise DataError(f"{path}: not a whole npz file: {error}.") from error
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError) as error:
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         if "pickle" in str(error).lower():
             raise DataError(f"{path}: an array holds Python objects, and a pickle is never opened.") from error
         raise DataError(f"{path}: the arrays cannot be read: {' '.join(str(error).split())}.") from error
+    damaged = next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)
+    if damaged is not None:
+        raise DataError(f"{where}: '{damaged}' is no NumPy array.")
+    return arrays, where, asked
 
 
-def _column(values: np.ndarray, name: str, path: Path) -> list[int | str | float]:
+def _without_part(name: str | None, keys: list[str]) -> str | None:
+    found = part_and_name(name) if name is not None and name in keys else None
+    return found[1] if found else name
+
+
+def _class_names(arrays: dict[str, np.ndarray], where: str) -> list[str] | None:
+    names = arrays.get("class_names")
+    if names is None:
+        return None
+    if names.ndim != 1:
+        raise DataError(f"{where}: class_names must be one-dimensional, got the shape {names.shape}.")
+    return [str(name) for name in names.tolist()]
+
+
+def _column(values: np.ndarray, name: str, where: str) -> list[int | str | float]:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1 or values.dtype.kind not in "biufU":
         raise DataError(
-            f"{path}: '{name}' must be one-dimensional numbers or text, got {values.dtype} of shape {values.shape}."
+            f"{where}: '{name}' must be one-dimensional numbers or text, got {values.dtype} of shape {values.shape}."
         )
     return values.tolist()
 
 
-def _as_inputs(x: np.ndarray, path: Path) -> Tensor:
+def _as_inputs(x: np.ndarray, where: str) -> Tensor:
+    if x.ndim >= 2 and not all(x.shape[1:]):
+        raise DataError(f"{where}: inputs of the shape {x.shape} hold no values.")
     if x.ndim == 2:
-        if x.dtype.kind not in "biuf":
-            raise DataError(f"{path}: features must be numbers, got {x.dtype}.")
-        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+        return _as_features(x, where)
     if x.ndim not in (3, 4):
         raise DataError(
-            f"{path}: inputs must be rows (N, D) or images (N, H, W), (N, H, W, C), (N, C, H, W), got {x.shape}."
+            f"{where}: inputs must be rows (N, D) or images (N, H, W), (N, H, W, C), (N, C, H, W), got {x.shape}."
         )
     if x.dtype != np.uint8:
-        raise DataError(f"{path}: images must be uint8 in 0..255, got {x.dtype}; multiply [0, 1] by 255 and round.")
+        raise DataError(f"{where}: images must be uint8 in 0..255, got {x.dtype}; multiply [0, 1] by 255 and round.")
     if x.ndim == 3:
         x = x[:, None]
     elif x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
         x = x.transpose(0, 3, 1, 2)
     if x.shape[1] not in (1, 3):
-        raise DataError(f"{path}: images must have 1 or 3 channels, got the shape {x.shape}.")
+        raise DataError(f"{where}: images must have 1 or 3 channels, got the shape {x.shape}.")
     return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _as_features(x: np.ndarray, where: str) -> Tensor:
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{where}: features must be numbers, got {x.dtype}.")
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(x, dtype=np.float32)
+    wrong = ~np.isfinite(rows)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        if np.isfinite(x[row, column]):
+            raise DataError(
+                f"{where}: the feature in column {column} holds {x[row, column]:g} in row {row}, {TOO_LARGE}."
+            )
+        raise DataError(f"{where}: features must be finite, row {row} holds NaN or infinity in column {column}.")
+    return torch.from_numpy(rows)
 
 
 def _extra(arrays: dict[str, np.ndarray], used: set[str], size: int) -> dict[str, Tensor]:
