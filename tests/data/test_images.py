@@ -93,7 +93,7 @@ def test_resizing_takes_the_centre_square_and_keeps_flat_areas():
     ],
     ids=["empty", "text", "cut-png", "cut-jpeg", "header", "bomb", "large", "bytes", "postscript", "float"],
 )
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("error")
 def test_bad_images_in_one_sentence(data, message):
     with pytest.raises(BadImage, match=message) as caught:
         decode(data, "shelf 7", 3)

@@ -21,7 +21,7 @@ from weathered.core.atomic import write_atomically
 from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.stream import Decoded, StreamInputs, decode_all
 
-FORMAT = "1"
+FORMAT = "2"
 """Changes whenever the same bytes would decode to other pixels."""
 WORTH_WHOLE = 0.1
 """From this share of the rows on, a source that fits is decoded whole, so that other subsets find it ready."""

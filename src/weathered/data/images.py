@@ -1,23 +1,27 @@
 """Decoding: bytes of one image to uint8 pixels, with everything refused that untrusted files may hold.
 
 EXIF orientation is applied, so that pixels are as a person sees them. Alpha is dropped, 16-bit grey is cut to its
-upper 8 bits, palettes and CMYK become RGB. Formats that run programs or hold many files (EPS, PDF) are not opened.
+upper 8 bits, palettes and CMYK become RGB. Of animations and files of several pages the first image is taken.
+Formats that run programs or hold many files (EPS, PDF) are not opened.
 """
 
 import io
+import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from weathered.core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pbm"})
 MAX_PIXELS = 89_478_485
-"""Largest width * height that is decoded: 256 MiB of RGB, the limit at which Pillow starts to warn."""
+"""Largest width * height that is decoded: 256 MiB of RGB."""
 MAX_BYTES = 128 << 20
 """Largest file of one image that is read."""
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, OverflowError)
+"""What Pillow raises for broken files of every format."""
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -43,13 +47,13 @@ def open_image(data: bytes, where: str) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise BadImage(f"{where}: the image file has {len(data) >> 20} MiB, the limit is {MAX_BYTES >> 20} MiB.")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise BadImage(f"{where}: not an image of a known format ({', '.join(FORMATS)}).") from error
+        image = _open(data)
     except Image.DecompressionBombError as error:
         raise BadImage(f"{where}: the image claims too many pixels and may be a decompression bomb.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+    except BROKEN as error:
         raise BadImage(f"{where}: the image is broken: {_one_line(error)}.") from error
+    if image is None:
+        raise BadImage(f"{where}: not an image of a known format ({', '.join(FORMATS)}).")
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImage(
@@ -57,6 +61,25 @@ def open_image(data: bytes, where: str) -> Image.Image:
             "it may be a decompression bomb."
         )
     return image
+
+
+def _open(data: bytes) -> Image.Image | None:
+    """What Image.open does, without its check of the size: that warns through state shared by all threads, and below
+    a limit that others may have moved.
+    """
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            Image.init()
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(data[:16])
+        # a text says why such files cannot be opened
+        if not accepted or isinstance(accepted, str):
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    return None
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -78,13 +101,16 @@ def decode(data: bytes, where: str, channels: int, image_size: int | None = None
         if image_size is not None and image.format == "JPEG":
             # half the work for large photographs, still twice the pixels that are needed
             image.draft(None, (2 * image_size, 2 * image_size))
+        if image.format == "PNG":
+            # its orientation may stand behind the pixels
+            image.load()
         if image.format == "TIFF" or "exif" in image.info:
             image = ImageOps.exif_transpose(image)
         image = _to_eight_bit(image, "L" if channels == 1 else "RGB", where)
         if image_size is not None:
             image = _centre_square(image, image_size)
         return np.asarray(image)
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError) as error:
+    except (*BROKEN, IndexError, TypeError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise
         raise BadImage(f"{where}: the image is broken: {_one_line(error)}.") from error
@@ -102,6 +128,8 @@ def _to_eight_bit(image: Image.Image, mode: str, where: str) -> Image.Image:
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise BadImage(f"{where}: 32-bit pixels have no known range, save the image with 8 bits.")
         image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    # a palette's alpha would only bring a warning
+    image.info.pop("transparency", None)
     return image if image.mode == mode else image.convert(mode)
 
 
