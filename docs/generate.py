@@ -25,8 +25,9 @@ from weathered.stats import interval_text, mean_interval, share_interval
 
 DOCS = Path(__file__).parent
 
-SECTIONS = ("Alone", "Cost", "When")
-"""The headings of a hand-written note, docs/notes/<slug>.md."""
+SECTIONS = ("Cost", "When")
+"""The headings of a hand-written note, docs/notes/<slug>.md; before them `Alone` may stand, in place of the snippet
+that `weathered show` prints."""
 
 MEMBER = "    options:\n      heading_level: 3\n      show_root_full_path: false"
 """How a member of a method's module is shown on its page."""
@@ -62,16 +63,18 @@ def method_page(entry: Entry) -> str:
     """The page of one method, from the registry, its code, its note and the ledger."""
     facts = describe(entry.slug)
     note = read_note(entry.slug)
+    alone = note.get("Alone") if note else None
     blocks = [
         f"# {entry.slug}",
         entry.summary,
         identity(entry),
-        *([f"## Alone\n\n{note['Alone']}"] if note else [pointer(entry)]),
+        pointer(entry) if note is None else "",
+        "## Alone\n\n" + (alone or f"```python\n{facts['alone']}```"),
         "## On the command line\n\n" + command_lines(entry),
         "## Options\n\n" + options_table(facts["options"]),
         "## What it needs and changes\n\n" + traits_lines(facts),
     ]
-    for section in SECTIONS[1:]:
+    for section in SECTIONS:
         if note:
             blocks.append(f"## {'When to use it, and when not' if section == 'When' else section}\n\n{note[section]}")
     blocks.append("## What it computes\n\n" + documentation(entry))
@@ -100,17 +103,18 @@ def pointer(entry: Entry) -> str:
     """For a part without a note of its own: where its method is described."""
     if not entry.card:
         return ""
-    return f"Part of the method {link(entry.card)}: use alone, cost, and when to use it are described there."
+    return f"Part of the method {link(entry.card)}: its cost, and when to use it, are described there."
 
 
 def read_note(slug: str) -> dict[str, str] | None:
-    """The sections of docs/notes/<slug>.md by heading, or None. Raises ValueError unless they are the three."""
+    """The sections of docs/notes/<slug>.md by heading, or None. Raises ValueError unless they are as in `SECTIONS`."""
     path = DOCS / "notes" / f"{slug}.md"
     if not path.exists():
         return None
     parts = ("\n" + path.read_text()).split("\n## ")
     sections = {title.strip(): body.strip() for title, _, body in (part.partition("\n") for part in parts[1:])}
-    if parts[0].strip() or tuple(sections) != SECTIONS or not all(sections.values()):
+    named = tuple(sections)
+    if parts[0].strip() or named not in (SECTIONS, ("Alone", *SECTIONS)) or not all(sections.values()):
         raise ValueError(f"{path.name} must hold the sections {', '.join(SECTIONS)}, got {', '.join(sections)}")
     return sections
 

@@ -4,6 +4,7 @@ import pytest
 from pages import check_command, commands, recipes
 
 from weathered.assemble import resolve
+from weathered.cli.snippets import snippet
 from weathered.core.facts import FACTS
 from weathered.recipe import Recipe
 from weathered.registry import ENTRIES, PROBLEMS
@@ -35,18 +36,25 @@ def test_every_card_has_use_cost_and_advice(generated, slug):
         assert heading in text
 
 
+def test_pages_show_the_snippet_that_the_command_prints_unless_a_note_has_its_own(generate, generated):
+    for entry in ENTRIES:
+        text = (generated / "methods" / f"{entry.slug}.md").read_text()
+        own = (generate.read_note(entry.slug) or {}).get("Alone")
+        assert f"## Alone\n\n{own or f'```python{chr(10)}{snippet(entry.slug)}```'}" in text
+
+
 def test_a_method_without_a_note_points_to_its_card(generate):
     for entry in ENTRIES:
         assert generate.read_note(entry.slug) or entry.card, f"{entry.slug} has neither a note nor a card"
 
 
-def test_notes_belong_to_methods_and_have_three_sections(generate, tmp_path, monkeypatch):
+def test_notes_belong_to_methods_and_have_their_sections(generate, tmp_path, monkeypatch):
     slugs = {entry.slug for entry in ENTRIES}
     assert {path.stem for path in (generate.DOCS / "notes").glob("*.md")} <= slugs
     monkeypatch.setattr(generate, "DOCS", tmp_path)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mixup.md").write_text("## Alone\n\nx\n\n## When\n\ny\n")
-    with pytest.raises(ValueError, match=r"mixup.md must hold the sections Alone, Cost, When, got Alone, When"):
+    with pytest.raises(ValueError, match=r"mixup.md must hold the sections Cost, When, got Alone, When"):
         generate.read_note("mixup")
 
 

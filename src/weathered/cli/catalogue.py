@@ -39,7 +39,7 @@ def show(
     method: Annotated[str, typer.Argument(help="A method's name, as 'weathered list' prints it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a method does, needs, breaks and was measured to do."""
+    """Show what a method does, needs, breaks and was measured to do, and how to call it in your own loop."""
     from weathered.cli.describe import describe
 
     description = describe(method)
@@ -61,3 +61,6 @@ def show(
     if description["documentation"]:
         console.print("\n" + description["documentation"], markup=False)
     console.print("\n[bold]measured[/bold] " + description["measured"])
+    console.print("\n[bold]in your own loop[/bold]\n")
+    # lines that a terminal wraps could not be copied
+    typer.echo(description["alone"], nl=False)

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from weathered.assemble import FILLED, entry_of, import_part
+from weathered.cli.snippets import snippet
 from weathered.core.facts import Traits
 from weathered.core.spec import describe as describe_type
 from weathered.core.spec import option_types, parameters
@@ -36,6 +37,7 @@ def describe(slug: str) -> dict[str, Any]:
         "breaks": breaks,
         "honours": sorted(honours),
         "documentation": "\n\n".join(inspect.getdoc(part) or "" for part in parts),
+        "alone": snippet(entry.slug),
         "measured": ledger_sentence(entry.card or entry.slug),
     }
 

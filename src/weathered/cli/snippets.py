@@ -1,0 +1,142 @@
+"""How to call one part alone, in one's own loop: a few lines of Python for each method, made from its constructor."""
+
+from typing import Any
+
+from weathered.assemble import entry_of, import_part
+from weathered.core.facts import traits_of
+from weathered.core.spec import parameters
+from weathered.registry import Entry
+
+ARGUMENTS = {
+    "class_counts": "counts",
+    "imbalance": "50",
+    "kind": '"fog"',
+    "num_classes": "10",
+    "rate": "0.4",
+    "severity": "3",
+    "sigma": "0.25",
+    "source": "other",
+    "temperature": "-1.0",
+}
+"""What stands for a constructor argument without a default, by its name."""
+
+SMALLER = {"acil": ("expansion=512",), "smoothing": ("n=200",)}
+"""Options that keep a snippet to a second where the default is made for large data."""
+
+COUNTS = "counts = torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20])"
+COSINE = "logits = CosineHead(16, 10)(torch.randn(8, 16))"
+LOGITS = "logits = torch.randn(8, 10, requires_grad=True)"
+OTHER = "other = Dataset.of(torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8), torch.zeros(50).long())"
+
+LOSS = """
+labels = torch.randint(10, (8,))
+{prepared}
+loss = {part}
+loss(logits, labels).mean().backward()  # one value for each sample
+"""
+TRANSFORM = """
+images, labels = torch.rand(8, 3, 32, 32), torch.randint(10, (8,))
+transform, rng = {part}, torch.Generator().manual_seed(0)
+batch = transform(Batch.of(images, labels), rng)
+logits = torch.nn.Linear(3 * 32 * 32, 10)(batch.x.flatten(1))
+torch.nn.functional.cross_entropy(logits, batch.target.dense(10)).backward()
+"""
+REWEIGHT = """
+losses, labels = torch.rand(8, requires_grad=True), torch.randint(10, (8,))
+{prepared}
+reweight = {part}
+weights = reweight(losses.detach(), Target.hard(labels), progress=0.9)
+(weights * losses).mean().backward()
+"""
+RUN = """
+train, test = load_pair("digits", limit=200)
+settings = Settings(epochs=1, batch_size=50)
+run = Run(build_model("cnn_small", train), train, {slot}={part}, settings=settings)
+while run.step < run.total_steps:
+    fit(run, max_steps=1)  # do what you like between the steps
+logits = run.predict(test)
+"""
+SCORE = """
+train, test = load_pair("digits", limit=200)
+model = build_model("cnn_small", train)
+score = {part}.fit(extract(model, train).features, train.labels)
+print(score.score(extract(model, test))[:5])  # higher is stranger
+"""
+ENSEMBLE = """
+held_out, new = torch.randn(500, 3), torch.randn(4, 3) + 5  # scores of three models
+ensemble = {part}.fit(held_out)
+print(ensemble.score(new), ensemble.predict(new))
+"""
+LEARNER = """
+learner = {part}
+for first in (0, 5):  # five classes arrive, then five others
+    learner.partial_fit(torch.randn(100, 32), torch.randint(first, first + 5, (100,)))
+print(learner.predict(torch.randn(4, 32)).argmax(1))
+"""
+MAKER = """
+data = load("digits")
+{prepared}
+made = {part}(data, torch.Generator().manual_seed(0))
+print(made.notes[-1], len(made))
+"""
+CERTIFICATE = """
+data = load("digits", limit=4)
+model, images = build_model("cnn_small", data), data.floats(torch.arange(4))
+certificate = {part}.certify(model, images, torch.Generator().manual_seed(0))
+print(certificate.labels, certificate.radii)
+"""
+
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss": (LOSS, ()),
+    "transform": (TRANSFORM, ("Batch",)),
+    "reweight": (REWEIGHT, ("Target",)),
+    "procedure": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "stepper": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "score": (SCORE, ("build_model", "load_pair")),
+    "ensemble": (ENSEMBLE, ()),
+    "learner": (LEARNER, ()),
+    "maker": (MAKER, ("load",)),
+    "certificate": (CERTIFICATE, ("build_model", "load")),
+}
+"""Slot -> the lines, and the names that they take from the package besides the method's own."""
+
+
+def snippet(slug: str) -> str:
+    """Python that calls a method alone and runs as it stands; that of a bundle calls its parts one after another."""
+    entry = entry_of(slug)
+    if entry.parts:
+        return "\n".join(f"# {part}\n{snippet(part)}" for part in entry.parts)
+    part = import_part(entry)
+    lines, names = KINDS[entry.slot]
+    prepared = _prepared(entry, part)
+    body = lines.format(part=_call(entry, part), slot=entry.slot, prepared="\n".join(prepared)).strip()
+    body = "\n".join(line for line in body.splitlines() if line)
+    extra = ("Dataset",) if OTHER in prepared else ()
+    imports = [f"from weathered import {', '.join(sorted({entry.class_name, *names, *extra}))}"]
+    if COSINE in prepared:
+        imports.append("from weathered.nn.heads import CosineHead")
+    if entry.slot == "score":
+        imports.append("from weathered.scores.extract import extract")
+    if "torch." in body:
+        imports.insert(0, "import torch\n")
+    return "\n".join(imports) + "\n\n" + body + "\n"
+
+
+def _prepared(entry: Entry, part: Any) -> list[str]:
+    """Lines that make what the constructor or the call takes."""
+    needed = _required(part)
+    lines = [COUNTS] if "class_counts" in needed else []
+    if "source" in needed:
+        lines.append(OTHER)
+    if entry.slot == "loss":
+        lines.append(COSINE if "cosine_head" in traits_of(part).needs else LOGITS)
+    return lines
+
+
+def _call(entry: Entry, part: Any) -> str:
+    given = [ARGUMENTS[name] if name == "class_counts" else f"{name}={ARGUMENTS[name]}" for name in _required(part)]
+    return f"{entry.class_name}({', '.join([*given, *SMALLER.get(entry.slug, ())])})"
+
+
+def _required(part: Any) -> list[str]:
+    return [name for name, argument in parameters(part).items() if argument.default is argument.empty]
