@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,19 +12,26 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from weathered.core.distributed import mean_over_ranks
+from weathered.core.facts import Traits
 from weathered.core.fit import fit
-from weathered.core.procedure import Procedure
 from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
 from weathered.procedures.automix import AutoMix
 from weathered.procedures.jocor import JoCoR
+from weathered.weighting.absgd import ABSGD
+from weathered.weighting.drw import DRW
 
-PROCEDURES: Mapping[str, Callable[[], Procedure]] = {
-    "supervised": Procedure,
-    "jocor": lambda: JoCoR(0.5, 0.4, ramp=0.0),
-    "automix": lambda: AutoMix(momentum=0.5, momentum_end=0.9, mask_weight=1.0, mask_tolerance=0.0),
+COUNTS = [40, 6, 2]
+
+PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "supervised": dict,
+    "jocor": lambda: {"procedure": JoCoR(0.5, 0.4, ramp=0.0)},
+    "automix": lambda: {"procedure": AutoMix(momentum=0.5, momentum_end=0.9, mask_weight=1.0, mask_tolerance=0.0)},
+    "absgd": lambda: {"reweight": ABSGD(0.3, gamma=0.5, rule="effective", class_counts=COUNTS)},
+    "drw": lambda: {"reweight": DRW(COUNTS, start=0.3, rule="inverse")},
+    "jocor and drw": lambda: {"procedure": JoCoR(0.5, 0.4, ramp=0.0), "reweight": DRW(COUNTS, start=0.0)},
 }
 
 
@@ -34,12 +42,12 @@ def images() -> Dataset:
     return Dataset.of(pixels.to(torch.uint8), labels)
 
 
-def train(fabric: Fabric, name: str) -> torch.Tensor:
+def train(fabric: Fabric, parts: Mapping[str, Any]) -> torch.Tensor:
     """The weights of all modules before and after six steps, (2, number of weights)."""
     data = images()
     settings = Settings(epochs=2, batch_size=16, lr=0.05)
     model = build_model("cnn_small:width=8,norm=none", data)
-    run = Run(model, data, procedure=PROCEDURES[name](), settings=settings, fabric=fabric)
+    run = Run(model, data, settings=settings, fabric=fabric, **parts)
     before = weights(run)
     fit(run)
     return torch.stack([before, weights(run)])
@@ -53,7 +61,7 @@ def weights(run: Run) -> torch.Tensor:
 def train_all(path: Path, fabric: Fabric) -> None:
     """Write what `train` returns to a file: the launcher's own way back is a pipe that a few weights fill up."""
     torch.set_num_threads(1)
-    results = {name: train(fabric, name) for name in PROCEDURES}
+    results = {name: train(fabric, parts()) for name, parts in PARTS.items()}
     results["mean"] = mean_over_ranks(fabric, torch.tensor(1.0 + 2 * fabric.global_rank))
     if fabric.is_global_zero:
         save_file(results, path)
@@ -67,13 +75,33 @@ def two_processes(tmp_path_factory) -> Mapping[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROCEDURES)
+@pytest.mark.parametrize("name", PARTS)
 def test_half_the_batch_on_each_of_two_processes_is_the_batch_on_one(name, two_processes):
-    start, end = train(Fabric(accelerator="cpu", devices=1), name)
+    start, end = train(Fabric(accelerator="cpu", devices=1), PARTS[name]())
     start_of_two, end_of_two = two_processes[name]
     assert torch.equal(start_of_two, start)
     assert (end - start).abs().max() > 1e-2
     assert_close(end_of_two, end, atol=1e-5, rtol=0)
+
+
+def local_weights(path: Path, fabric: Fabric) -> None:
+    """As `train_all`, with parts that do not ask for the batch of all processes."""
+    torch.set_num_threads(1)
+    results = {}
+    for name in ("absgd", "drw"):
+        parts = PARTS[name]()
+        parts["reweight"].traits = Traits()
+        results[name] = train(fabric, parts)
+    if fabric.is_global_zero:
+        save_file(results, path)
+
+
+@pytest.mark.slow
+def test_weights_of_each_half_alone_would_be_others(tmp_path):
+    """What the tests above would miss if both halves of a batch were alike."""
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(partial(local_weights, tmp_path / "weights"))
+    for name, (_, found) in load_file(tmp_path / "weights").items():
+        assert (found - train(Fabric(accelerator="cpu", devices=1), PARTS[name]())[1]).abs().max() > 1e-4
 
 
 @pytest.mark.slow
