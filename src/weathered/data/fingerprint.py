@@ -8,6 +8,7 @@ from pathlib import Path
 from weathered.assemble import import_part, resolve
 from weathered.core.errors import DataError
 from weathered.core.spec import option_types
+from weathered.data.auxiliary import is_synthetic, split_spec
 from weathered.data.dataset import Dataset
 from weathered.data.sources.load import parse_source
 from weathered.data.sources.options import user_path
@@ -18,7 +19,7 @@ WHOLE = 64 << 20
 
 
 def data_fingerprint(options: DataOptions) -> str:
-    """Twelve hexadecimal digits for the files of training and test data and what the makers read.
+    """Twelve hexadecimal digits for the files of training, test and auxiliary data and what the makers read.
 
     Images that a csv file names count by size and time of change. Sources without files count by their name.
     Raises DataError if a path does not exist or cannot be read.
@@ -27,6 +28,10 @@ def data_fingerprint(options: DataOptions) -> str:
     for spec in (options.train, options.test):
         if spec is not None:
             _add_source(digest, spec, options.root)
+    for name, source in map(split_spec, options.aux):
+        digest.update(f"aux\0{name}\0{source}\0".encode())
+        if not is_synthetic(source):
+            _add_source(digest, source, options.root)
     for use in resolve(options.make):
         kinds = option_types(import_part(use.entry))
         for name, value in use.options.items():
