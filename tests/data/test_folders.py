@@ -129,3 +129,13 @@ def test_one_class_is_too_few(tmp_path):
     write_folder(tmp_path / "set", ["a"])
     with pytest.raises(DataError, match="at least two classes"):
         load_pair(str(tmp_path / "set"))
+
+
+def test_images_without_classes_follow_the_same_rules(tree):
+    (tree / "a" / "photo.heic").write_bytes(b"x")
+    data = load(f"images:{tree}")
+    assert data.class_counts.tolist() == [8]
+    assert data.notes == ("Files without the ending of an image (.heic) that were left out: 1.",)
+    (tree / "a" / "more").symlink_to(tree.parent / "outside" / "c")
+    with pytest.raises(DataError, match="the link 'a/more' leads out of this folder"):
+        load(f"images:{tree}")

@@ -66,7 +66,7 @@ def read_folder(rest: str, options: ReadOptions) -> Dataset:
 def read_images(rest: str, options: ReadOptions) -> Dataset:
     """All images below a folder at any depth as one class, `none`: auxiliary and out-of-distribution data.
 
-    Links are treated as in `read_folder`. Raises DataError if there is no image.
+    Links and files with other endings are treated as in `read_folder`. Raises DataError if there is no image.
     """
     if not rest:
         raise DataError("'images' needs a path, as in images:PATH.")
@@ -75,14 +75,16 @@ def read_images(rest: str, options: ReadOptions) -> Dataset:
     try:
         if not root.is_dir():
             raise DataError(f"{root}: there is no such folder.")
-        paths = sorted(_Tree(root).images(""))
+        tree = _Tree(root)
+        paths = sorted(tree.images(""))
     except OSError as error:
         raise DataError(f"{error.filename or root}: the folder cannot be read: {error.strerror}.") from error
     if not paths:
         raise DataError(f"{root}: there is no image below this folder ({', '.join(sorted(SUFFIXES))}).")
     inputs = StreamInputs(FileImages(root, paths), image_size=options.image_size)
     labels = torch.zeros(len(paths), dtype=torch.int64)
-    return Dataset(inputs, labels, options.class_names or ("none",), name=root.resolve().name)
+    names = options.class_names or ("none",)
+    return Dataset(inputs, labels, names, name=root.resolve().name, notes=tree.notes([]))
 
 
 def _refuse_splits(root: Path, classes: list[str]) -> None:
@@ -157,6 +159,7 @@ class _Tree:
             raise DataError(f"{self.root}: the link '{_shown(place)}' leads nowhere; mend it or remove it.")
 
     def notes(self, paths: list[str]) -> tuple[str, ...]:
+        """What was left out. paths: of images in class folders, to tell of folders below these."""
         notes = []
         deep = next((path for path in paths if path.count(os.sep) > 1), None)
         if deep is not None:
