@@ -50,7 +50,8 @@ def load(
     memory_limit_bytes: int = 2 << 30,
 ) -> Dataset:
     """Read a data set. spec: `name[:rest]` or a path: digits, folder:PATH, csv:PATH, parquet:PATH, npz:PATH[:PART],
-    torchvision:NAME[:test], images:PATH (all images below a folder, without classes), hf:NAME[@CONFIG][:SPLIT]. Where parts are known and none is named, the training part.
+    torchvision:NAME[:test], hf:NAME[@CONFIG][:SPLIT], images:PATH (all images below a folder, without classes).
+    Where parts are known and none is named, the training part.
 
     label_column: labels to use; by default label, labels, target, class or y. clean_column: becomes clean_labels.
     skip_bad: drop images that cannot be read and note their number. root: folder of torchvision's files.
