@@ -10,6 +10,7 @@ from weathered.core.errors import Incompatible, SpecError
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
+from weathered.data.auxiliary import load_auxiliary
 from weathered.nn.build import build_model
 from weathered.registry import ENTRIES, TRAINING_SLOTS
 
@@ -17,6 +18,8 @@ CHEAP = {
     "absgd": "absgd:temperature=-2.0",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
     "drw": "drw:start=0.5",
+    "odnl": "odnl:aux_batch=16",
+    "open-sampling": "open-sampling:aux_batch=16",
 }
 PARTS = [CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in TRAINING_SLOTS]
 
@@ -27,7 +30,8 @@ def build_run(specs, dataset):
     def model(seed):
         return build_model("cnn_small:width=8", dataset, head=parts.head, seed=seed)
 
-    return Run(model, dataset, settings=Settings(epochs=1, batch_size=16), **parts.slots)
+    aux = {"ood": load_auxiliary("gaussian:size=32", dataset, 0)}
+    return Run(model, dataset, aux=aux, settings=Settings(epochs=1, batch_size=16), **parts.slots)
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,14 @@ ENTRIES: tuple[Entry, ...] = (
         "Jeong, NeurIPS 2021", "Noise training that flattens over-confident directions, for certified robustness.",
     ),
     Entry(
+        "odnl", "weathered.procedures.odnl:ODNL", "procedure", (NOISE, OOD),
+        "Wei, NeurIPS 2021", "Images of no class under fresh random labels in every step.",
+    ),
+    Entry(
+        "open-sampling", "weathered.procedures.open_sampling:OpenSampling", "procedure", (TAIL,),
+        "Wei, ICML 2022", "Images of no class under labels drawn against the class sizes.",
+    ),
+    Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),
         "textbook", "One backward pass, one optimizer step.",
     ),

@@ -16,6 +16,8 @@ from weathered.cli.options import with_key
 from weathered.comparison import parse_arms
 
 ROOT = Path(__file__).parents[2]
+CLAIMED = tuple(sorted(path.stem.replace("_", "-") for path in (ROOT / "claims").glob("*.py") if path.stem != "common"))
+"""Slugs of the methods that carry a claim."""
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.M | re.S)
 INCLUDE = re.compile(r"^--8<--\n(.+)\n--8<--$", re.M)
 """How a block includes a file. Written so that no formatter takes it for Python."""

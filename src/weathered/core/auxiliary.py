@@ -38,19 +38,20 @@ def stream_rows(length: int, start: int, count: int, seed: int, name: str) -> In
 
 
 def auxiliary_inputs(run: Run, name: str, size: int) -> Tensor:
-    """The inputs (size, ...) of auxiliary data `name` for this step and process, as floats on the run's device.
+    """This process's share (size / processes, ...) of the auxiliary inputs of a step, as floats on the run's device.
 
-    size >= 1: per process. Transforms that leave labels alone are applied, with draws of their own; others, such as
-    mixing, are not. Calling it again in the same step gives the same rows.
+    size: inputs per step over all processes, a multiple of their number. Transforms that leave labels alone are
+    applied, with draws of their own; others, such as mixing, are not. Calling it again in the same step gives the
+    same rows.
     Raises SpecError if the run has no data of this name.
     """
     if name not in run.aux_data:
         raise SpecError(f"the run has no auxiliary data '{name}'.{near(name, run.aux_data)} Give --aux {name}=SOURCE.")
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
     data, processes = run.aux_data[name], run.fabric.world_size
-    start = run.step * size * processes + run.fabric.global_rank * size
-    rows = stream_rows(len(data), start, size, run.seed, name)
+    if size < 1 or size % processes:
+        raise ValueError(f"size must be at least 1 and a multiple of the {processes} processes, got {size}")
+    share = size // processes
+    rows = stream_rows(len(data), run.step * size + run.fabric.global_rank * share, share, run.seed, name)
     x = data.inputs.fetch(rows).to(run.device)
     rows = rows.to(run.device)
     batch, seen = Batch(x, Target.hard(torch.zeros_like(rows)), rows), Counter[str]()
@@ -61,4 +62,4 @@ def auxiliary_inputs(run: Run, name: str, size: int) -> Tensor:
         if not getattr(part, "accepts_uint8", False):
             batch = batch.replace(x=as_float(batch.x))
         batch = part(batch, run.generator(f"{name_of(part)}.{seen[name_of(part)]} on {name}"))
-    return as_float(batch.x)
+    return run.in_layout(as_float(batch.x))

@@ -174,13 +174,15 @@ class Run:
             seen[name] += 1
             self.used[id(part)] += 1
             batch = part(batch, self.generator(f"{name}.{seen[name]}"))
-        x = as_float(batch.x)
-        if self.settings.channels_last and x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return batch.replace(x=x)
+        return batch.replace(x=self.in_layout(as_float(batch.x)))
+
+    def in_layout(self, x: Tensor) -> Tensor:
+        """Images in the memory layout of the run."""
+        images = self.settings.channels_last and x.ndim == 4
+        return x.contiguous(memory_format=torch.channels_last) if images else x
 
     def aux(self, name: str, size: int) -> Tensor:
-        """This step's inputs (size, ...) of the auxiliary data `name`, augmented, floats on the device."""
+        """This process's share of `size` inputs of the auxiliary data `name`, augmented, floats on the device."""
         return auxiliary_inputs(self, name, size)
 
     def forward(self, x: Tensor, model: nn.Module | None = None) -> Output:
