@@ -1,17 +1,23 @@
 """The command line as a user meets it: results on standard output, one sentence and exit code 2 for mistakes."""
 
+import inspect
 import io
 import json
 import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from weathered.__main__ import main
+from weathered.cli.commands import compare, train
+from weathered.cli.options import RecipeOptions
+from weathered.core.settings import Settings
+from weathered.recipe import DataOptions, Recipe
 
 
 @pytest.fixture
@@ -194,7 +200,8 @@ def test_incremental_options_reach_the_run_and_are_refused_without_a_learner(wea
 
 def test_every_option_of_the_command_line_reaches_the_recipe(weathered):
     arguments = {
-        "--noise": "symmetric:0.2", "--make": "corruption:kind=fog,severity=1", "--limit": "99", "--epochs": "3",
+        "--aux": "ood=patches", "--noise": "symmetric:0.2", "--make": "corruption:kind=fog,severity=1",
+        "--limit": "99", "--epochs": "3",
         "--batch-size": "7", "--lr": "0.5", "--optimizer": "adam", "--weight-decay": "0.25", "--schedule": "step",
         "--seed": "5", "--evaluations": "2", "--validation": "0.1", "--image-size": "12", "--precision": "bf16-mixed",
     }  # fmt: skip
@@ -205,11 +212,26 @@ def test_every_option_of_the_command_line_reaches_the_recipe(weathered):
     assert recipe["data"]["make"] == ["symmetric:rate=0.2", "corruption:kind=fog,severity=1"]
     assert (recipe["data"]["limit"], recipe["data"]["validation"], recipe["data"]["image_size"]) == (99, 0.1, 12)
     assert recipe["data"]["skip_bad"] is True
+    assert recipe["data"]["aux"] == ["ood=patches"]
     expected = {
         "epochs": 3, "batch_size": 7, "lr": 0.5, "optimizer": "adam", "weight_decay": 0.25, "schedule": "step",
         "seed": 5, "evaluations": 2, "precision": "bf16-mixed", "channels_last": True,
     }  # fmt: skip
     assert {key: recipe["settings"][key] for key in expected} == expected
+
+
+def test_shared_options_are_named_as_what_they_set():
+    """An option of another name would be read and then dropped."""
+    made = {"recipe", "noise", "long_tail"}
+    targets = {field.name for kind in (Recipe, DataOptions, Settings) for field in fields(kind)}
+    assert {field.name for field in fields(RecipeOptions)} - made <= targets
+
+
+def test_train_and_compare_take_the_same_options():
+    shared = {field.name for field in fields(RecipeOptions)}
+    for command in (train, compare):
+        assert shared < set(inspect.signature(command).parameters)
+        assert "options" not in inspect.signature(command).parameters
 
 
 def test_folders_of_splits_are_not_taken_for_classes(weathered, tmp_path):

@@ -1,7 +1,7 @@
 """The commands that train, compare, audit, report and verify. Each imports what it needs when it is called."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,50 +10,26 @@ from weathered.cli import options as opt
 RUNS = Path("runs")
 
 
+@opt.takes_recipe_options
 def train(
     data: Annotated[str | None, typer.Argument(help="Data, unless the recipe names them.")] = None,
-    recipe: opt.RecipeFile = None,
-    use: opt.Use = None,
-    model: opt.Model = None,
-    head: opt.Head = None,
-    test: opt.Test = None,
-    label_column: opt.LabelColumn = None,
-    test_label_column: opt.TestLabelColumn = None,
-    clean_column: opt.CleanColumn = None,
-    root: opt.Root = None,
-    noise: opt.Noise = None,
-    long_tail: opt.LongTail = None,
-    make: opt.Make = None,
-    limit: opt.Limit = None,
-    validation: opt.Validation = None,
-    image_size: opt.ImageSize = None,
-    skip_bad: opt.SkipBad = False,
-    base_classes: opt.BaseClasses = None,
-    phases: opt.Phases = None,
-    epochs: opt.Epochs = None,
-    batch_size: opt.BatchSize = None,
-    lr: opt.LearningRate = None,
-    optimizer: opt.Optimizer = None,
-    weight_decay: opt.WeightDecay = None,
-    schedule: opt.Schedule = None,
-    seed: opt.Seed = None,
-    evaluations: opt.Evaluations = None,
-    precision: opt.Precision = None,
-    channels_last: opt.ChannelsLast = False,
-    accelerator: opt.Accelerator = "auto",
-    devices: opt.Devices = 1,
-    nodes: opt.Nodes = 1,
+    *,
+    options: opt.RecipeOptions,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Devices that share each batch, on every node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, each started with the same command under torchrun.")] = 1,
     out: opt.Out = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the verdict.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Train one recipe and print where the run is."""
-    if data is None and recipe is None:
+    if data is None and options.recipe is None:
         from weathered.core.errors import SpecError
 
         raise SpecError("nothing to train on: name data, as in 'weathered train digits', or give --recipe FILE.")
-    made = opt.make_recipe(recipe, _data(locals()), _settings(locals()), model, head, use, noise, long_tail)
+    made = opt.make_recipe(options, data, seed)
     from weathered.cli.running import dry, train_one
 
     if dry_run:
@@ -62,6 +38,7 @@ def train(
         train_one(made, out, resume, as_json, accelerator, devices, nodes)
 
 
+@opt.takes_recipe_options
 def compare(
     data: opt.Data,
     arms: Annotated[str, typer.Option("--arms", help='As in ce,logitclip,"jocor+logitclip".')],
@@ -69,39 +46,14 @@ def compare(
     baseline: Annotated[str | None, typer.Option(help="The arm to compare with.")] = None,
     launcher: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of the local pool.")] = None,
-    recipe: opt.RecipeFile = None,
-    use: opt.Use = None,
-    model: opt.Model = None,
-    head: opt.Head = None,
-    test: opt.Test = None,
-    label_column: opt.LabelColumn = None,
-    test_label_column: opt.TestLabelColumn = None,
-    clean_column: opt.CleanColumn = None,
-    root: opt.Root = None,
-    noise: opt.Noise = None,
-    long_tail: opt.LongTail = None,
-    make: opt.Make = None,
-    limit: opt.Limit = None,
-    validation: opt.Validation = None,
-    image_size: opt.ImageSize = None,
-    skip_bad: opt.SkipBad = False,
-    base_classes: opt.BaseClasses = None,
-    phases: opt.Phases = None,
-    epochs: opt.Epochs = None,
-    batch_size: opt.BatchSize = None,
-    lr: opt.LearningRate = None,
-    optimizer: opt.Optimizer = None,
-    weight_decay: opt.WeightDecay = None,
-    schedule: opt.Schedule = None,
-    evaluations: opt.Evaluations = None,
-    precision: opt.Precision = None,
-    channels_last: opt.ChannelsLast = False,
+    *,
+    options: opt.RecipeOptions,
     out: opt.Out = RUNS,
     report: Annotated[Path | None, typer.Option("--report", help="Where to write the report.")] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Train several arms over seeds on the same data, rank them and write a report."""
-    made = opt.make_recipe(recipe, _data(locals()), _settings(locals()), model, head, use, noise, long_tail)
+    made = opt.make_recipe(options, data)
     from weathered.cli.running import compare_arms
 
     compare_arms(made, arms, seeds, baseline, launcher, workers, out, report, as_json)
@@ -163,37 +115,3 @@ def verify(
     from weathered.cli.verifying import verify_claims
 
     verify_claims(methods or [], seeds, claims, workers, as_json)
-
-
-def _data(given: dict[str, Any]) -> dict[str, Any]:
-    names = (
-        "test",
-        "label_column",
-        "test_label_column",
-        "clean_column",
-        "limit",
-        "validation",
-        "image_size",
-        "skip_bad",
-        "base_classes",
-        "phases",
-        "make",
-    )
-    root = given["root"]
-    return {"train": given["data"], "root": str(root) if root else None, **{name: given[name] for name in names}}
-
-
-def _settings(given: dict[str, Any]) -> dict[str, Any]:
-    names = (
-        "epochs",
-        "batch_size",
-        "lr",
-        "optimizer",
-        "weight_decay",
-        "schedule",
-        "seed",
-        "evaluations",
-        "precision",
-        "channels_last",
-    )
-    return {name: given.get(name) for name in names}

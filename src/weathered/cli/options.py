@@ -1,8 +1,11 @@
 """Options that several commands share, and how they become a recipe."""
 
-from dataclasses import replace
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,71 +15,96 @@ if TYPE_CHECKING:
 Data = Annotated[
     str, typer.Argument(help="A path (folder of class folders, csv, parquet, npz) or a name as in digits.")
 ]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A TOML recipe; options given here win over it.")]
-Test = Annotated[str | None, typer.Option("--test", help="Separate test data; without it a quarter is held out.")]
-LabelColumn = Annotated[str | None, typer.Option(help="The column to train on.")]
-TestLabelColumn = Annotated[str | None, typer.Option(help="The test set's label column, if it has another name.")]
-CleanColumn = Annotated[str | None, typer.Option(help="The column with the truth, for scoring only.")]
-Root = Annotated[Path | None, typer.Option(help="Where torchvision data sets lie.")]
-Noise = Annotated[str | None, typer.Option(help="Make wrong labels: symmetric:0.4, asymmetric:0.4, instance:0.4.")]
-LongTail = Annotated[str | None, typer.Option(help="Thin classes to this ratio: 50, or 50,kind=step.")]
-Make = Annotated[list[str] | None, typer.Option("--make", help="Any data maker as name:option=value; repeat for more.")]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many training samples, drawn at random.")]
-Validation = Annotated[float | None, typer.Option(help="Share of the training set that methods may read.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images and count them.")]
-ImageSize = Annotated[int | None, typer.Option(help="Resize images to this many pixels.")]
-BaseClasses = Annotated[int | None, typer.Option(help="Classes of the first phase, for incremental learners.")]
-Phases = Annotated[int | None, typer.Option(help="Phases that bring the other classes.")]
-Model = Annotated[str | None, typer.Option(help="cnn_small, mlp or timm:NAME.")]
-Head = Annotated[str | None, typer.Option(help="auto, linear or cosine.")]
-Use = Annotated[list[str] | None, typer.Option("--use", help="A method as name:option=value; repeat for more.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training set.")]
-BatchSize = Annotated[int | None, typer.Option(help="Samples per step.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
-Optimizer = Annotated[str | None, typer.Option(help="sgd, adam or adamw.")]
-WeightDecay = Annotated[float | None, typer.Option(help="Weight decay.")]
-Schedule = Annotated[str | None, typer.Option(help="cosine, step or constant.")]
-Evaluations = Annotated[int | None, typer.Option(help="How often the test set is scored during training.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-Precision = Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")]
-Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Devices = Annotated[int, typer.Option(min=1, help="Devices that share each batch, on every node.")]
-Nodes = Annotated[int, typer.Option(min=1, help="Machines, each started with the same command under torchrun.")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Memory layout for convolutions.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder that receives the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def make_recipe(
-    file: Path | None,
-    data: dict[str, Any],
-    settings: dict[str, Any],
-    model: str | None = None,
-    head: str | None = None,
-    use: list[str] | None = None,
-    noise: str | None = None,
-    long_tail: str | None = None,
-) -> "Recipe":
-    """A recipe from a file and the options that were given; None stands for not given."""
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What makes a recipe on the command line. Fields are named as those of Recipe, its data and its settings.
+
+    None, False and an empty list stand for not given.
+    """
+
+    recipe: Annotated[Path | None, typer.Option(help="A TOML recipe; options given here win over it.")] = None
+    use: Annotated[list[str] | None, typer.Option(help="A method as name:option=value; repeat for more.")] = None
+    model: Annotated[str | None, typer.Option(help="cnn_small, mlp or timm:NAME.")] = None
+    head: Annotated[str | None, typer.Option(help="auto, linear or cosine.")] = None
+    test: Annotated[str | None, typer.Option(help="Separate test data; without it a quarter is held out.")] = None
+    label_column: Annotated[str | None, typer.Option(help="The column to train on.")] = None
+    test_label_column: Annotated[
+        str | None, typer.Option(help="The test set's label column, if it has another name.")
+    ] = None
+    clean_column: Annotated[str | None, typer.Option(help="The column with the truth, for scoring only.")] = None
+    root: Annotated[Path | None, typer.Option(help="Where torchvision data sets lie.")] = None
+    noise: Annotated[
+        str | None, typer.Option(help="Make wrong labels: symmetric:0.4, asymmetric:0.4, instance:0.4.")
+    ] = None
+    long_tail: Annotated[str | None, typer.Option(help="Thin classes to this ratio: 50, or 50,kind=step.")] = None
+    make: Annotated[list[str] | None, typer.Option(help="Any data maker as name:option=value; repeat for more.")] = None
+    aux: Annotated[
+        list[str] | None, typer.Option(help="Unlabelled data for methods that use them, as in ood=patches; repeat.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(help="Use at most this many training samples, drawn at random.")] = None
+    validation: Annotated[float | None, typer.Option(help="Share of the training set that methods may read.")] = None
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images and count them.")] = False
+    base_classes: Annotated[int | None, typer.Option(help="Classes of the first phase, for incremental learners.")] = (
+        None
+    )
+    phases: Annotated[int | None, typer.Option(help="Phases that bring the other classes.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw.")] = None
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None
+    schedule: Annotated[str | None, typer.Option(help="cosine, step or constant.")] = None
+    evaluations: Annotated[int | None, typer.Option(help="How often the test set is scored during training.")] = None
+    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory layout for convolutions.")] = False
+
+
+def takes_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of `RecipeOptions` as options of its own, in place of its parameter `options`."""
+    shared = inspect.signature(RecipeOptions).parameters
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        options = RecipeOptions(**{name: given.pop(name) for name in shared})
+        command(**given, options=options)
+
+    merged: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        merged |= shared if name == "options" else {name: parameter}
+    # typer reads options off the signature
+    signature = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in merged.values()])
+    cast(Any, run).__signature__ = signature
+    run.__annotations__ = {name: parameter.annotation for name, parameter in merged.items()}
+    return run
+
+
+def make_recipe(options: RecipeOptions, data: str | None, seed: int | None = None) -> "Recipe":
+    """A recipe from a file, where one is named, and the options that were given."""
     from weathered.core.errors import SpecError
     from weathered.core.settings import Settings
-    from weathered.recipe import Recipe
+    from weathered.recipe import DataOptions, Recipe
 
-    recipe = Recipe.from_file(file) if file is not None else Recipe(settings=Settings())
-    made = [with_key(text, key) for text, key in ((_tail(long_tail), "imbalance"), (noise, "rate")) if text]
-    given = {key: value for key, value in data.items() if value is not None and value is not False}
-    made += given.pop("make", [])
-    if made:
-        given["make"] = tuple(made)
-    changed = {key: value for key, value in settings.items() if value is not None and value is not False}
+    recipe = Recipe() if options.recipe is None else Recipe.from_file(options.recipe)
+    values = vars(options)
+    tail = f"long-tail:{options.long_tail}" if options.long_tail else None
+    flaws = [with_key(text, key) for text, key in ((tail, "imbalance"), (options.noise, "rate")) if text]
+    given = {
+        **values,
+        "train": data,
+        "make": [*flaws, *(options.make or [])],
+        "root": options.root and str(options.root),
+    }
     try:
         return replace(
             recipe,
-            data=replace(recipe.data, **given),
-            settings=replace(recipe.settings, **changed),
-            **({"model": model} if model is not None else {}),
-            **({"head": head} if head is not None else {}),
-            **({"use": tuple(use)} if use else {}),
+            data=replace(recipe.data, **_named(DataOptions, given)),
+            settings=replace(recipe.settings, **_named(Settings, {**values, "seed": seed})),
+            **_named(Recipe, values),
         )
     except SpecError:
         raise
@@ -84,8 +112,14 @@ def make_recipe(
         raise SpecError(f"{error}.") from error
 
 
-def _tail(text: str | None) -> str | None:
-    return f"long-tail:{text}" if text else None
+def _named(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that were given and that this dataclass has a field for; lists become tuples."""
+    found = {name: values.get(name) for name in (field.name for field in fields(kind))}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if value is not None and value is not False and value != []
+    }
 
 
 def with_key(text: str, key: str) -> str:

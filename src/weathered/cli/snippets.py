@@ -8,7 +8,6 @@ from weathered.core.spec import parameters
 from weathered.registry import Entry
 
 ARGUMENTS = {
-    "class_counts": "counts",
     "imbalance": "50",
     "kind": '"fog"',
     "num_classes": "10",
@@ -18,7 +17,7 @@ ARGUMENTS = {
     "source": "other",
     "temperature": "-1.0",
 }
-"""What stands for a constructor argument without a default, by its name."""
+"""What stands for a constructor argument without a default, by its name; for class counts see `_call`."""
 
 SMALLER = {"acil": ("expansion=512",), "smoothing": ("n=200",)}
 """Options that keep a snippet to a second where the default is made for large data."""
@@ -50,8 +49,9 @@ weights = reweight(losses.detach(), Target.hard(labels), progress=0.9)
 """
 RUN = """
 train, test = load_pair("digits", limit=200)
-settings = Settings(epochs=1, batch_size=50)
-run = Run(build_model("cnn_small", train), train, {slot}={part}, settings=settings)
+{prepared}
+model, settings = build_model("cnn_small", train), Settings(epochs=1, batch_size=50)
+run = Run(model, train, {slot}={part}, settings=settings{given})
 while run.step < run.total_steps:
     fit(run, max_steps=1)  # do what you like between the steps
 logits = run.predict(test)
@@ -109,7 +109,10 @@ def snippet(slug: str) -> str:
     part = import_part(entry)
     lines, names = KINDS[entry.slot]
     prepared = _prepared(entry, part)
-    body = lines.format(part=_call(entry, part), slot=entry.slot, prepared="\n".join(prepared)).strip()
+    streams = [fact.partition(":")[2] for fact in traits_of(part).needs if fact.startswith("aux:")]
+    given = ", aux={" + ", ".join(f'"{name}": other' for name in streams) + "}" if streams else ""
+    call = _call(entry, part, "train.class_counts" if lines is RUN else "counts")
+    body = lines.format(part=call, slot=entry.slot, prepared="\n".join(prepared), given=given).strip()
     body = "\n".join(line for line in body.splitlines() if line)
     extra = ("Dataset",) if OTHER in prepared else ()
     imports = [f"from weathered import {', '.join(sorted({entry.class_name, *names, *extra}))}"]
@@ -125,16 +128,16 @@ def snippet(slug: str) -> str:
 def _prepared(entry: Entry, part: Any) -> list[str]:
     """Lines that make what the constructor or the call takes."""
     needed = _required(part)
-    lines = [COUNTS] if "class_counts" in needed else []
-    if "source" in needed:
+    lines = [COUNTS] if "class_counts" in needed and KINDS[entry.slot][0] is not RUN else []
+    if "source" in needed or any(fact.startswith("aux:") for fact in traits_of(part).needs):
         lines.append(OTHER)
     if entry.slot == "loss":
         lines.append(COSINE if "cosine_head" in traits_of(part).needs else LOGITS)
     return lines
 
 
-def _call(entry: Entry, part: Any) -> str:
-    given = [ARGUMENTS[name] if name == "class_counts" else f"{name}={ARGUMENTS[name]}" for name in _required(part)]
+def _call(entry: Entry, part: Any, counts: str) -> str:
+    given = [counts if name == "class_counts" else f"{name}={ARGUMENTS[name]}" for name in _required(part)]
     return f"{entry.class_name}({', '.join([*given, *SMALLER.get(entry.slug, ())])})"
 
 
