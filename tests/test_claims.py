@@ -177,8 +177,8 @@ def test_the_ledger_says_what_the_claim_says(claims, slug):
         assert all(len(found) == said.seeds for found in values.values())
 
 
-def test_every_claim_is_in_the_ledger(claims):
-    assert sorted(claims) == SLUGS
+def test_every_record_belongs_to_a_claim(claims):
+    assert set(SLUGS) <= set(claims)
 
 
 def test_new_words_reach_the_ledger_and_leave_its_figures(tmp_path):

@@ -145,7 +145,7 @@ def test_notes_stand_below_their_curves_and_shares_are_in_per_cent():
     first, second = re.findall(r'<p class="quiet">(After the last|Mean over seeds)(.*?)</p>', html)
     assert first[1].endswith("over seeds. Read the first so.")
     assert second[1].endswith("over seeds. Read the second so.")
-    assert "ce 84.2 %" in first[1]
+    assert "ce 84.2\u00a0%" in first[1]
     assert "test accuracy in %" in html
     assert "%" not in second[1].replace("95 %", "")
 
@@ -242,6 +242,14 @@ def test_charts_of_odd_data_stay_inside_their_frame(kind, series):
         assert all(-0.01 <= value <= limit + 0.01 for value in coordinates(drawing.svg, name)), name
     assert "nan" not in drawing.svg
     assert len(drawing.rows) == sum(len(s.x) for s in series)
+
+
+@pytest.mark.parametrize("values", [[2.305, 2.31], [0.0, 100.0], [0.99995, 0.99999], [-0.25, 12345.0]])
+def test_ticks_leave_room_for_the_name_of_the_axis(values):
+    svg = draw(Chart("t", "line", "x", "y", (Series("s", [1, 2], values),), "d")).svg
+    name = float(re.findall(r"translate\((\d+) ", svg)[0]) + 7
+    for x, words in re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end">([^<]*)<', svg):
+        assert float(x) - 8.5 * len(words) >= name, words
 
 
 def test_bars_start_at_zero_and_are_as_long_as_their_values():

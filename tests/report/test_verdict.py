@@ -36,7 +36,7 @@ def test_clear_winner_with_numbers():
     found = verdict(report({"ce": [0.80, 0.81, 0.82], "a": [0.851, 0.859, 0.87]}))
     assert found.headline == "a beats ce by 5.0 points, more than seed noise."
     assert found.tone == "clear"
-    assert "a reaches 86.0 %, ce 81.0 %" in found.sentences[1]
+    assert "a reaches 86.0\u00a0%, ce 81.0\u00a0%" in found.sentences[1]
     assert "95 % interval of the difference +4.8 to +5.2" in found.sentences[1]
     assert "3 seeds" in found.sentences[1]
     assert "allowing for" not in found.sentences[1]
@@ -156,7 +156,7 @@ def make(seeds: int) -> ReportInput:
 def test_single_run_has_a_result_and_no_winner():
     arm = ReportArm("ce", (), (0.9, 0.91), mean_interval([0.9, 0.91]), 1.0)
     found = verdict(ReportInput("t", "accuracy", "digits", (arm,)))
-    assert found.headline == "ce reaches 90.5 % accuracy."
+    assert found.headline == "ce reaches 90.5\u00a0% accuracy."
     assert found.tone == "single"
     assert any("95 % interval over 2 seeds" in sentence for sentence in found.sentences)
 

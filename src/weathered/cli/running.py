@@ -145,7 +145,8 @@ def ranking_table(result: CompareResult) -> Table:
         duration = seconds(sum(arm.seconds) / len(arm.seconds))
         interval = interval_text(estimate["low"], estimate["high"])
         table.add_row(arm.name, f"{estimate['value']:.4f}", interval, difference, p_value, duration)
-    table.caption = f"accuracy after the last epoch, mean of {len(result.seeds)} seeds, paired t test over seeds"
+    over = f"mean of {len(result.seeds)} seeds, paired t test over seeds" if len(result.seeds) > 1 else "one seed"
+    table.caption = f"accuracy after the last epoch, {over}"
     return table
 
 

@@ -70,12 +70,14 @@ def _numbers(series: Sequence[Series]) -> list[float]:
 
 
 def _lines(chart: Chart) -> tuple[Markup, float]:
-    height, left, right, top, bottom = 300.0, 56.0, WIDTH - 14, 10.0, 252.0
+    height, right, top, bottom = 300.0, WIDTH - 14, 10.0, 252.0
     names = list(dict.fromkeys(x for s in chart.series for x in s.x if isinstance(x, str)))
     positions = [[float(names.index(x)) if isinstance(x, str) else float(x) for x in s.x] for s in chart.series]
     found_x = [x for row in positions for x in row] or [0.0]
     found_y = _numbers(chart.series) or [0.0]
     y_ticks = ticks(0, 1) if chart.diagonal else ticks(min(found_y), max(found_y))
+    # room for the ticks at a phone's size of type, and for the axis's name beside them
+    left = 28 + 9.0 * max(len(words) for words in tick_texts(y_ticks))
     x_ticks = ticks(0, 1) if chart.diagonal else ticks(min(found_x), max(found_x), 6)
     if not chart.diagonal and all(x.is_integer() for x in found_x):
         x_ticks = [x for x in x_ticks if abs(x - round(x)) < 1e-9]

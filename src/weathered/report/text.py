@@ -74,7 +74,7 @@ class Unit(NamedTuple):
 
     @classmethod
     def of(cls, percent: bool) -> "Unit":
-        return cls(100.0, 1, " %", " points") if percent else cls(1.0, 3, "", "")
+        return cls(100.0, 1, "\u00a0%", " points") if percent else cls(1.0, 3, "", "")
 
     def bare(self, value: float) -> str:
         return f"{value * self.factor:.{self.digits}f}".replace("-", "−") if finite(value) else UNKNOWN

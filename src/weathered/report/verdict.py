@@ -205,7 +205,9 @@ def _power(comparison: Comparison, corrected: float, unit: Unit) -> list[str]:
 def _single(report: ReportInput) -> Verdict:
     arm, unit = report.arms[0], Unit.of(report.percent)
     headline = f"{arm.name} reaches {unit.value(arm.estimate.value)} {report.metric}."
-    sentences = [f"One arm was trained on {report.data}, {_seeds(len(arm.values))}; there is nothing to compare with."]
+    sentences = [
+        f"One arm was trained with {_seeds(len(arm.values))} on {report.data}; there is nothing to compare with."
+    ]
     if arm.estimate.n > 1 and not finite(arm.estimate.low):
         sentences.append(f"All {arm.estimate.n} seeds give the same, which says nothing about how much others differ.")
     elif arm.estimate.n > 1:
