@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from weathered.assemble import resolve
+from weathered.assemble import import_part, resolve
+from weathered.core.facts import traits_of
 from weathered.registry import NOISE, TAIL, TRAINING_SLOTS, Entry
 
 SPECS = {
@@ -41,6 +42,7 @@ def _uses(entry: Entry) -> list[str]:
         flaw = " --noise symmetric:0.4"
     elif TAIL in entry.problems:
         flaw = " --long-tail 50"
+    flaw += "".join(f" --aux {name}=patches" for name in _streams(entry))
     spec = SPECS.get(entry.slug, entry.slug)
     if entry.slot in (*TRAINING_SLOTS, "learner", "bundle"):
         lines = [f"weathered train digits{flaw} --use {spec}"]
@@ -59,6 +61,12 @@ def _uses(entry: Entry) -> list[str]:
         "ensemble": ["weathered audit runs/FIRST runs/SECOND runs/THIRD --audits ood --scores energy"],
         "certificate": ["weathered audit runs/RUN --audits certified --sigma 0.25"],
     }[entry.slot]
+
+
+def _streams(entry: Entry) -> list[str]:
+    """The names of the auxiliary data that the method cannot do without."""
+    needs = traits_of(import_part(entry)).needs if entry.path else {}
+    return [fact.partition(":")[2] for fact in needs if fact.startswith("aux:")]
 
 
 def _quoted(spec: str) -> str:

@@ -3,9 +3,9 @@
 import pytest
 from pages import CLAIMED, check_command, commands, recipes
 
-from weathered.assemble import resolve
+from weathered.assemble import import_part, resolve
 from weathered.cli.snippets import snippet
-from weathered.core.facts import FACTS
+from weathered.core.facts import FACTS, traits_of
 from weathered.recipe import Recipe
 from weathered.registry import ENTRIES, PROBLEMS
 
@@ -75,6 +75,20 @@ def test_all_commands_on_generated_pages_exist(generated):
     assert {row.split()[1] for row in rows} >= {"show", "train", "compare", "audit"}
     for row in sorted(rows):
         check_command(row)
+
+
+def test_commands_give_auxiliary_data_to_methods_that_need_them(generated):
+    for entry in ENTRIES:
+        needs = traits_of(import_part(entry)).needs if entry.path else {}
+        rows = [
+            row
+            for row in commands([generated / "methods" / f"{entry.slug}.md"])
+            if not row.startswith("weathered show")
+        ]
+        for fact in needs:
+            if fact.startswith("aux:"):
+                assert rows
+                assert all(f"--aux {fact.removeprefix('aux:')}=" in row for row in rows)
 
 
 def test_all_recipes_on_generated_pages_resolve(generated):
