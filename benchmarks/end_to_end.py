@@ -1,4 +1,4 @@
-"""Training on 20,000 images of the CIFAR-10 parquet, decoding included, against torchvision's usual dataset, DataLoader and loop."""
+"""Training on 20,000 images of the CIFAR-10 parquet, decoding included, against torchvision, DataLoader and a loop."""
 
 import io
 import tempfile
