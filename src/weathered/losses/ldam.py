@@ -57,7 +57,8 @@ class LDAM(Part):
 
     class_counts (C,): training samples of each class, all positive. max_margin >= 0: margin of the rarest class in
     units of the cosine. scale > 0: multiplies the cosines; the head brings none of its own.
-    Needs a cosine head. Losses with margins are not comparable with those of other methods.
+    Needs a cosine head. Networks without batch normalisation may lose most of their units at a scale of 30; a smaller
+    scale and a lower learning rate help. Losses with margins are not comparable with those of other methods.
     """
 
     traits = Traits(
