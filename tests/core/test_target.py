@@ -69,6 +69,8 @@ def test_refusals_name_the_row_and_the_value():
         Target.hard(torch.tensor([0, 1])).mix(torch.tensor([1, 0]), torch.tensor(0.5)).single()
     with pytest.raises(ValueError, match=r"\[0, 1\], got 2"):
         Target.hard(torch.tensor([2])).dense(2)
+    with pytest.raises(ValueError, match=r"\[0, 1\], got -100"):
+        Target.hard(torch.tensor([1, -100])).dense(2)
     with pytest.raises(ValueError, match="3 inputs but 2 labels"):
         Batch.of(torch.rand(3, 1), torch.tensor([0, 1]))
 

@@ -216,8 +216,9 @@ def test_bad_probability(probability):
 
 def test_bad_inputs():
     x, partner = images(), permutation(6)
-    with pytest.raises(ValueError, match=r"images \(B, C, H, W\)"):
-        CutMix()(Batch.of(x[:, 0], torch.arange(6)), generator(0))
+    for shape in ((6,), (6, 5), (6, 9, 7), (6, 1, 1, 3, 9, 7)):
+        with pytest.raises(ValueError, match=r"images \(B, C, H, W\)"):
+            CutMix()(Batch.of(torch.rand(shape), torch.arange(6)), generator(0))
     with pytest.raises(ValueError, match="one tensor"):
         cutmix([x[0], x[1]], Box(0, 1, 0, 1), torch.arange(2))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="one position for each of 6"):

@@ -9,7 +9,7 @@ from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.nn.build import build_model
 from weathered.nn.cnn_small import CNNSmall
-from weathered.nn.network import fresh_copy
+from weathered.nn.network import fresh_copy, model_facts
 from weathered.procedures.jocor import JoCoR
 
 
@@ -103,3 +103,19 @@ def test_a_module_with_a_parameter_that_no_layer_draws_is_refused():
     network = nn.Sequential(nn.Linear(2, 2), Scale())
     with pytest.raises(ValueError, match=r"cannot draw new weights for '1' \(Scale has no reset_parameters\); give"):
         fresh_copy(network, network, 0)
+
+
+def test_a_model_offers_features_only_with_all_that_a_run_calls():
+    class Partial(nn.Module):
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+        def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+            return x
+
+    class Whole(Partial):
+        def get_classifier(self) -> nn.Module:
+            return nn.Linear(2, 2)
+
+    assert model_facts(Partial()) == set()
+    assert model_facts(Whole()) == {"features", "linear_head"}

@@ -17,7 +17,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "num_classes": "the number of classes is known",
         "class_counts": "the number of training samples of each class is known",
         "index": "each sample has a row number that is stable over epochs",
-        "features": "the model offers forward_features and forward_head",
+        "features": "the model offers forward_features, forward_head and get_classifier",
         "stage_features": "the model offers the feature maps of its inner stages",
         "linear_head": "the model ends in a linear classifier",
         "cosine_head": "the model ends in a cosine classifier, so its logits lie in [-1, 1]",

@@ -97,8 +97,10 @@ class Target:
         Raises ValueError if a label lies outside it, or soft labels have another number of columns.
         """
         self.check_classes(num_classes)
-        if self.labels.numel() and int(self.labels.max()) >= num_classes:
-            raise ValueError(f"labels must be in [0, {num_classes - 1}], got {int(self.labels.max())}")
+        if self.labels.numel():
+            low, high = (int(end) for end in self.labels.aminmax())
+            if low < 0 or high >= num_classes:
+                raise ValueError(f"labels must be in [0, {num_classes - 1}], got {low if low < 0 else high}")
         out = self.weights.new_zeros(len(self), num_classes)
         return out.scatter_add_(1, self.labels.T, self.weights.T)
 

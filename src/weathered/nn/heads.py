@@ -21,7 +21,7 @@ class CosineHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform directions of unit length."""
+        """Vectors of unit length in the directions of points that are uniform in a cube, as the source draws them."""
         with torch.no_grad():
             self.weight.uniform_(-1, 1)
             self.weight.copy_(F.normalize(self.weight, dim=1))

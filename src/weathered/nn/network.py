@@ -87,7 +87,8 @@ def seeded(seed: int):
 def model_facts(model: nn.Module) -> set[str]:
     """What a model provides to parts, read off the model itself."""
     facts = set()
-    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
+    # a run takes features and logits from one pass, for which it calls all three
+    if all(hasattr(model, name) for name in ("forward_features", "forward_head", "get_classifier")):
         facts.add("features")
     body = getattr(model, "body", model)
     if hasattr(body, "forward_intermediates") and not hasattr(body, "cls_token"):
