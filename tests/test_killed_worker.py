@@ -1,4 +1,4 @@
-"""A sweep survives the death of a worker: it says which run was hit, and the same command goes on."""
+"""A sweep survives the death of a worker: the runs beside it are finished, and the same command goes on."""
 
 import multiprocessing
 import os
@@ -66,3 +66,24 @@ def test_a_killed_worker_is_told_and_the_rest_goes_on(tmp_path, one_core):
     assert [(o.folder.path / "done").stat().st_mtime_ns for o in again[1:]] == stamps
     (straight,) = run_all([long], tmp_path / "straight", workers=1)
     assert again[0].folder.weights.read_bytes() == straight.folder.weights.read_bytes()
+
+
+@pytest.mark.slow
+def test_runs_beside_a_killed_worker_are_finished(tmp_path):
+    recipes = [recipe(seed, 60) for seed in range(3)]
+    out, killed = tmp_path / "runs", []
+
+    def kill(status: Status) -> None:
+        begun = [newest_checkpoint(out / r.hash / "checkpoint") for r in recipes[:2]]
+        if not killed and all(begun):
+            worker = multiprocessing.active_children()[0]
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
+
+    outcomes = run_all(recipes, out, workers=2, watcher=kill)
+    assert killed, "the runs ended before one could be killed; make them longer"
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    straight = run_all(recipes, tmp_path / "straight", workers=2)
+    for one, other in zip(outcomes, straight, strict=True):
+        assert one.folder.weights.read_bytes() == other.folder.weights.read_bytes()

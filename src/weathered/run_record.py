@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import inspect
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from weathered.assemble import import_part, resolve
+from weathered.assemble import Use, import_part, resolve
 from weathered.core.checkpoint import newest_checkpoint
 from weathered.core.errors import DataError, WeatheredError
 from weathered.core.run import Run
@@ -47,7 +47,7 @@ def start_record(recipe: Recipe, run: Run, folder: RunFolder, fingerprint: str) 
         "versions": {name: version(name) for name in ("weathered", "torch", "torchvision", "timm", "numpy")},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "source": {use.slug: _source_hash(import_part(use.entry)) for use in parts},
+        "source": {use.slug: _source_hash(import_part(use.entry)) for use in [*parts, *_wrapped(parts)]},
     }
     _check_same_code(folder, record)
     return record
@@ -67,9 +67,19 @@ def _check_same_code(folder: RunFolder, record: dict[str, Any]) -> None:
             )
 
 
+def _wrapped(parts: Sequence[Use]) -> list[Use]:
+    """The losses inside other losses, at any depth."""
+    inner = [use for part in parts if "base" in part.options for use in resolve([part.options["base"]])]
+    return [*inner, *_wrapped(inner)] if inner else []
+
+
 def _source_hash(part: Any) -> str:
-    path = inspect.getsourcefile(part)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else ""
+    """Twelve digits for the files of a class and of what it inherits from, those of Python itself left out."""
+    files = {inspect.getsourcefile(kind) for kind in inspect.getmro(part) if kind.__module__ != "builtins"}
+    digest = hashlib.sha256()
+    for path in sorted(filter(None, files)):
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @contextmanager

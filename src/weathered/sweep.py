@@ -122,13 +122,18 @@ def _launch_local(
 ) -> dict[str, str | None]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(recipes)))
+    # the same number for all runs, whatever happens: it changes the order of sums
+    threads = max(1, cores // workers)
     errors: dict[str, str | None] = {}
     todo = list(recipes)
     while todo:
-        _run_pool(todo, out, workers, max(1, cores // workers), watcher, errors)
-        # a killed process takes the pool with it: what it never began goes into a new one
-        begun = [recipe for recipe in todo if RunFolder(out / recipe.hash).state != "absent"]
-        todo = [recipe for recipe in todo if errors[recipe.hash] == KILLED and recipe not in begun] if begun else []
+        _run_pool(todo, out, workers, threads, watcher, errors)
+        killed = [recipe for recipe in todo if errors[recipe.hash] == KILLED]
+        # a killed process takes the pool with it: who ran beside it shows when each goes on alone
+        for suspect in killed[:workers] if workers > 1 else ():
+            del errors[suspect.hash]
+            _run_pool([suspect], out, 1, threads, watcher, errors)
+        todo = killed[workers:]
     return errors
 
 

@@ -190,3 +190,25 @@ def test_help_and_list_do_not_import_torch():
     for command in ("--help", "list"):
         script = code.format(command) + "try:\n    m.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
         assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+def test_the_state_of_a_plain_torch_module_is_saved_too(small_digits, tmp_path):
+    class Counting(nn.Module):
+        """A loss that grows with the number of its calls, kept in a buffer."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, logits, labels):
+            self.calls += 1
+            return nn.functional.cross_entropy(logits, labels, reduction="none") * (1 + self.calls)
+
+    def run():
+        return Run(build_model("mlp:width=8", small_digits), small_digits, loss=Counting(), settings=Settings(1, 32))
+
+    whole = fit(run(), max_steps=4)
+    fit(run(), folder=tmp_path, recipe_hash="r", max_steps=2)
+    resumed = fit(run(), folder=tmp_path, recipe_hash="r", max_steps=2)
+    assert float(resumed.loss_part.calls) == 4
+    assert torch.equal(weights(resumed), weights(whole))

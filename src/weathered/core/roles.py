@@ -28,6 +28,15 @@ class Output(NamedTuple):
     features: Float[Tensor, "B D"] | None = None
 
 
+@runtime_checkable
+class HasState(Protocol):
+    """Anything whose state a checkpoint can hold: a `Part`, or a torch module."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
 class Part:
     """Base of everything that fills a slot: declared traits and, where it has any, state."""
 

@@ -20,7 +20,7 @@ from weathered.core.objective import keywords_of, logits_for_test, losses_of
 from weathered.core.precision import warn_if_emulated
 from weathered.core.procedure import Procedure
 from weathered.core.rng import derive_seed, generator
-from weathered.core.roles import Loss, Output, Part, Reweight, Sampler, Stepper, Term, Transform
+from weathered.core.roles import HasState, Loss, Output, Reweight, Sampler, Stepper, Term, Transform
 from weathered.core.settings import Settings
 from weathered.core.target import Target
 from weathered.data.dataset import Dataset, as_float
@@ -273,11 +273,11 @@ class Run:
         """A batch tensor of all devices, in the order of ranks, without gradient."""
         return distributed.gather(self.fabric, tensor)
 
-    def stateful(self) -> dict[str, Part]:
-        """Parts with state to save, by a name that is stable for a recipe."""
+    def stateful(self) -> dict[str, HasState]:
+        """Parts with state to save, torch modules among them, by a name that is stable for a recipe."""
         found = {"procedure": self.procedure, "loss": self.loss_part, "stepper": self.stepper}
         found |= {f"{slot}.{i}.{name_of(part)}": part for i, (slot, part) in enumerate(self.parts)}
-        return {name: part for name, part in found.items() if isinstance(part, Part)}
+        return {name: part for name, part in found.items() if isinstance(part, HasState)}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit."""
@@ -287,7 +287,7 @@ class Run:
             "model": dict(self.model.state_dict()),
             "modules": {name: dict(module.state_dict()) for name, module in self.modules.items()},
             "optimizer": self.optimizer.state_dict(),
-            "parts": {name: part.state_dict() for name, part in self.stateful().items()},
+            "parts": {name: dict(part.state_dict()) for name, part in self.stateful().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
