@@ -98,6 +98,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Wei, CVPR 2020", "Two networks that agree, trained on the samples of small joint loss.",
     ),
     Entry(
+        "co-teaching", "weathered.procedures.co_teaching:CoTeaching", "procedure", (NOISE,),
+        "Han, NeurIPS 2018", "Two networks, each trained on the samples of small loss for the other.",
+    ),
+    Entry(
         "automix", "weathered.procedures.automix:AutoMix", "procedure", (MIX,),
         "Liu, ECCV 2022", "Learn the mixing mask together with the classifier.",
     ),

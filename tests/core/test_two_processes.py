@@ -19,6 +19,7 @@ from weathered.core.settings import Settings
 from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
 from weathered.procedures.automix import AutoMix
+from weathered.procedures.co_teaching import CoTeaching
 from weathered.procedures.jocor import JoCoR
 from weathered.weighting.absgd import ABSGD
 from weathered.weighting.drw import DRW
@@ -28,6 +29,7 @@ COUNTS = [40, 6, 2]
 PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "supervised": dict,
     "jocor": lambda: {"procedure": JoCoR(0.5, 0.4, ramp=0.0)},
+    "co-teaching": lambda: {"procedure": CoTeaching(0.4, ramp=0.0)},
     "automix": lambda: {"procedure": AutoMix(momentum=0.5, momentum_end=0.9, mask_weight=1.0, mask_tolerance=0.0)},
     "absgd": lambda: {"reweight": ABSGD(0.3, gamma=0.5, rule="effective", class_counts=COUNTS)},
     "drw": lambda: {"reweight": DRW(COUNTS, start=0.3, rule="inverse")},
