@@ -10,6 +10,7 @@ from weathered.registry import NOISE, TAIL, TRAINING_SLOTS, Entry
 SPECS = {
     "absgd": "absgd:temperature=-1",
     "corruption": "corruption:kind=fog,severity=3",
+    "forward-correction": "forward-correction:noise_rate=0.4",
     "open-set": "open-set:rate=0.2,source='npz:other.npz'",
 }
 """How commands name a method that cannot do without an option."""

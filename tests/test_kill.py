@@ -17,6 +17,7 @@ from weathered.training import train
 SMALLER = {
     "absgd": "absgd:temperature=-1.0",
     "drw": "drw:start=0.5",
+    "forward-correction": "forward-correction:noise_rate=0.3",
     "ldam-drw": "ldam-drw:start=0.5",
     "odnl": "odnl:aux_batch=32",
     "open-sampling": "open-sampling:aux_batch=32",

@@ -16,10 +16,13 @@ from weathered.registry import ENTRIES, TRAINING_SLOTS
 
 CHEAP = {
     "absgd": "absgd:temperature=-2.0",
+    "forward-correction": "forward-correction:noise_rate=0.4",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
     "drw": "drw:start=0.5",
     "odnl": "odnl:aux_batch=16",
     "open-sampling": "open-sampling:aux_batch=16",
+    "self-adaptive-training": "self-adaptive-training:start=0.0",
+    "selective": "selective:start=0.0",
 }
 PARTS = [CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in TRAINING_SLOTS]
 

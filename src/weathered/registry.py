@@ -62,6 +62,26 @@ ENTRIES: tuple[Entry, ...] = (
         "Wei, ICML 2023", "Cap the norm of the logits, so that a wrong label's loss is bounded.",
     ),
     Entry(
+        "logitnorm", "weathered.losses.logitnorm:LogitNorm", "loss", (OOD,),
+        "Wei, ICML 2022", "Give all logits one norm in training, so that unknown inputs stand out.",
+    ),
+    Entry(
+        "alpha-loss", "weathered.losses.alpha_loss:AlphaLoss", "loss", (NOISE, TAIL),
+        "Sypherd, TIT 2022", "One knob from exponential loss over cross entropy to one minus the probability.",
+    ),
+    Entry(
+        "gce", "weathered.losses.gce:GeneralizedCrossEntropy", "loss", (NOISE,),
+        "Zhang, NeurIPS 2018", "Between cross entropy and one minus the probability of the label.",
+    ),
+    Entry(
+        "symmetric-cross-entropy", "weathered.losses.symmetric_cross_entropy:SymmetricCrossEntropy", "loss", (NOISE,),
+        "Wang, ICCV 2019", "Cross entropy plus itself with label and prediction exchanged.",
+    ),
+    Entry(
+        "forward-correction", "weathered.losses.forward_correction:ForwardCorrection", "loss", (NOISE,),
+        "Patrini, CVPR 2017", "Pass predictions through the known label noise before the loss.",
+    ),
+    Entry(
         "ldam", "weathered.losses.ldam:LDAM", "loss", (TAIL,),
         "Cao, NeurIPS 2019", "Larger margins for rarer classes, on a cosine head.", card="ldam-drw",
     ),
@@ -100,6 +120,14 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "co-teaching", "weathered.procedures.co_teaching:CoTeaching", "procedure", (NOISE,),
         "Han, NeurIPS 2018", "Two networks, each trained on the samples of small loss for the other.",
+    ),
+    Entry(
+        "self-adaptive-training", "weathered.procedures.self_adaptive_training:SelfAdaptiveTraining", "procedure",
+        (NOISE,), "Huang, NeurIPS 2020", "Replace labels by a running average of the network's own predictions.",
+    ),
+    Entry(
+        "selective", "weathered.procedures.selective_classification:SelectiveClassification", "procedure", (NOISE,),
+        "Huang, NeurIPS 2020", "Learn to abstain where the network's predictions contradict the labels.",
     ),
     Entry(
         "automix", "weathered.procedures.automix:AutoMix", "procedure", (MIX,),
@@ -188,7 +216,7 @@ ENTRIES: tuple[Entry, ...] = (
 )  # fmt: skip
 
 TABLE: dict[str, Entry] = {entry.slug: entry for entry in ENTRIES}
-ALIASES = {"ce": "cross-entropy"}
+ALIASES = {"ce": "cross-entropy", "generalized-cross-entropy": "gce", "sce": "symmetric-cross-entropy"}
 
 TRAINING_SLOTS = ("sampler", "transform", "procedure", "loss", "reweight", "term", "stepper")
 

@@ -21,6 +21,8 @@ from weathered.nn.build import build_model
 from weathered.procedures.automix import AutoMix
 from weathered.procedures.co_teaching import CoTeaching
 from weathered.procedures.jocor import JoCoR
+from weathered.procedures.selective_classification import SelectiveClassification
+from weathered.procedures.self_adaptive_training import SelfAdaptiveTraining
 from weathered.weighting.absgd import ABSGD
 from weathered.weighting.drw import DRW
 
@@ -31,6 +33,8 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "jocor": lambda: {"procedure": JoCoR(0.5, 0.4, ramp=0.0)},
     "co-teaching": lambda: {"procedure": CoTeaching(0.4, ramp=0.0)},
     "automix": lambda: {"procedure": AutoMix(momentum=0.5, momentum_end=0.9, mask_weight=1.0, mask_tolerance=0.0)},
+    "self-adaptive training": lambda: {"procedure": SelfAdaptiveTraining(0.0)},
+    "selective": lambda: {"procedure": SelectiveClassification(0.0, momentum=0.5)},
     "absgd": lambda: {"reweight": ABSGD(0.3, gamma=0.5, rule="effective", class_counts=COUNTS)},
     "drw": lambda: {"reweight": DRW(COUNTS, start=0.3, rule="inverse")},
     "jocor and drw": lambda: {"procedure": JoCoR(0.5, 0.4, ramp=0.0), "reweight": DRW(COUNTS, start=0.0)},
@@ -109,3 +113,25 @@ def test_weights_of_each_half_alone_would_be_others(tmp_path):
 @pytest.mark.slow
 def test_mean_over_ranks(two_processes):
     assert float(two_processes["mean"]) == 2.0
+
+
+def tables(path: Path, fabric: Fabric) -> None:
+    """Write the targets of both processes to a file."""
+    torch.set_num_threads(1)
+    procedure = SelfAdaptiveTraining(0.0, momentum=0.5)
+    train(fabric, {"procedure": procedure})
+    everyone = fabric.all_gather(procedure.targets)
+    if fabric.is_global_zero:
+        save_file({"tables": everyone}, path)
+
+
+@pytest.mark.slow
+def test_targets_are_the_same_on_all_processes_and_those_of_one(tmp_path):
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(partial(tables, tmp_path / "tables"))
+    found = load_file(tmp_path / "tables")["tables"]
+    alone = SelfAdaptiveTraining(0.0, momentum=0.5)
+    train(Fabric(accelerator="cpu", devices=1), {"procedure": alone})
+    assert found.shape == (2, 48, 3)
+    assert torch.equal(found[0], found[1])
+    assert_close(found[0], alone.targets, atol=1e-5, rtol=0)
+    assert ((alone.targets > 0) & (alone.targets < 1)).all()

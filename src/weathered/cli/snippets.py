@@ -19,8 +19,9 @@ ARGUMENTS = {
 }
 """What stands for a constructor argument without a default, by its name; for class counts see `_call`."""
 
-SMALLER = {"acil": ("expansion=512",), "smoothing": ("n=200",)}
-"""Options that keep a snippet to a second where the default is made for large data."""
+SPELLED = {"acil": ("expansion=512",), "forward-correction": ("noise_rate=0.4",), "smoothing": ("n=200",)}
+"""Options that a snippet gives besides: one of several that a method needs, or a smaller value than the default, which
+is made for large data, so that it runs in a second."""
 
 COUNTS = "counts = torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20])"
 COSINE = "logits = CosineHead(16, 10)(torch.randn(8, 16))"
@@ -138,7 +139,7 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
 
 def _call(entry: Entry, part: Any, counts: str) -> str:
     given = [counts if name == "class_counts" else f"{name}={ARGUMENTS[name]}" for name in _required(part)]
-    return f"{entry.class_name}({', '.join([*given, *SMALLER.get(entry.slug, ())])})"
+    return f"{entry.class_name}({', '.join([*given, *SPELLED.get(entry.slug, ())])})"
 
 
 def _required(part: Any) -> list[str]:
