@@ -108,9 +108,11 @@ def test_what_would_spoil_the_table_is_refused():
 
 
 def test_a_state_is_copied_and_must_fit():
-    first, second = (TargetTable(labels, 3, 0.9) for labels in (torch.arange(3), torch.zeros(3, dtype=torch.long)))
+    start = torch.eye(3)
+    first, second = TargetTable(start, 0.9), TargetTable(torch.zeros(3, 3), 0.9)
     second.load_state_dict(first.state_dict())
     first.rows[0] = 0.0
     assert torch.equal(second.rows, torch.eye(3))
+    assert torch.equal(start, torch.eye(3))
     with pytest.raises(ValueError, match=r"the table is \(2, 3\)"):
-        TargetTable(torch.arange(2), 3, 0.9).load_state_dict(first.state_dict())
+        TargetTable(torch.ones(2, 3), 0.9).load_state_dict(first.state_dict())

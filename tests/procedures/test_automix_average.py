@@ -32,6 +32,8 @@ def test_the_default_average_spans_a_sixth_of_training_and_at_most_the_papers():
     assert AutoMix(momentum=0.5).momentum_range(600) == (0.5, 0.5)
     assert AutoMix(momentum=0.5, momentum_end=0.9).momentum_range(600) == (0.5, 0.9)
     assert AutoMix(momentum_end=0.2).momentum_range(600) == (0.2, 0.2)
+    assert AutoMix(momentum=1.0).momentum_range(600) == (1.0, 1.0)
+    assert AutoMix(momentum=0.9999).momentum_range(600) == (0.9999, 0.99999)
 
 
 def test_momentum_of_zero_copies_the_model_and_of_one_never_moves(images):

@@ -33,10 +33,25 @@ def batch_of(images):
     return Batch(images.floats(rows), Target.hard(images.labels[rows]), rows)
 
 
-def gradients(run, loss):
-    run.model.zero_grad()
-    loss.backward()
-    return torch.cat([p.grad.flatten() for p in run.model.parameters() if p.grad is not None])
+def logit_gradients(run, batch):
+    """The gradient of the procedure's loss in all logits that it computes, in their order."""
+    seen = []
+
+    def keep(module, inputs, logits):
+        logits.retain_grad()
+        seen.append(logits)
+
+    run.begin_step()
+    with run.model.register_forward_hook(keep):
+        run.procedure.loss(run, batch).backward()
+    return torch.cat([logits.detach() for logits in seen]), torch.cat([logits.grad for logits in seen])
+
+
+class OtherLabels(ODNL):
+    """ODNL whose labels come from another generator."""
+
+    def draw_labels(self, run, size):
+        return draw_uniform_labels(size, run.train.num_classes, run.generator("other labels", shared=True))
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -57,36 +72,55 @@ def test_eta_zero_is_plain_training(images):
         assert torch.equal(one, other)
 
 
-def test_logit_gradients_of_the_training_rows_do_not_depend_on_eta(images):
-    batch = batch_of(images)
-    seen = {}
-    for eta in (0.0, 3.0):
-        run = make(images, ODNL(eta, 20, separate=True))
-        run.begin_step()
-        logits = run.model(batch.x)
-        logits.retain_grad()
-        loss = F.cross_entropy(logits, batch.target.single())
-        loss.backward()
-        seen[eta] = logits.grad
-    assert_close(seen[0.0], seen[3.0])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 3.0])
+def test_gradient_of_each_row_is_that_of_its_own_mean(images, eta, separate):
+    """Rows of the training batch get that of plain cross entropy, whatever eta; auxiliary ones eta times theirs."""
+    procedure, batch = ODNL(eta, 20, separate), batch_of(images)
+    run = make(images, procedure)
+    logits, found = logit_gradients(run, batch)
+    assert len(found) == (12 if eta == 0 else 32)
+    run.begin_step()
+    strange = procedure.draw_labels(run, 20)[: len(found) - 12]
+    expected = logits.softmax(1) - F.one_hot(torch.cat([batch.target.single(), strange]), 3)
+    expected[:12] /= 12
+    expected[12:] *= eta / 20
+    assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_averaged_over_all_labels_the_term_is_outlier_exposure():
-    logits = torch.randn(7, 5, dtype=torch.float64)
-    constant = [F.cross_entropy(logits, torch.full((7,), label)) for label in range(5)]
-    exposure = -logits.log_softmax(1).mean()
-    assert_close(torch.stack(constant).mean(), exposure, atol=1e-12, rtol=0)
-    assert float(exposure) > math.log(5)
-    assert_close(-torch.zeros(7, 5).log_softmax(1).mean(), torch.tensor(math.log(5)))
+def test_averaged_over_all_labels_the_term_is_outlier_exposure(images):
+    procedure = ODNL()
+    run = make(images, procedure)
+    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    constant = [procedure.auxiliary_loss(run, logits, torch.full((7,), label)) for label in range(5)]
+    assert_close(torch.stack(constant).mean(), -logits.log_softmax(1).mean(), atol=1e-12, rtol=0)
 
 
-def test_gradient_noise_at_uniform_output_has_its_closed_form():
-    classes, rng = 4, torch.Generator().manual_seed(0)
-    labels = draw_uniform_labels(200_000, classes, rng)
-    grads = torch.full((classes,), 1 / classes) - F.one_hot(labels, classes).float()
-    assert_close(grads.mean(0), torch.zeros(classes), atol=5e-3, rtol=0)
+def test_gradient_noise_at_uniform_output_has_its_closed_form(images):
+    procedure, size, classes = ODNL(), 200_000, 3
+    run = make(images, procedure)
+    run.begin_step()
+    logits = torch.zeros(size, classes, requires_grad=True)
+    loss = procedure.auxiliary_loss(run, logits, procedure.draw_labels(run, size))
+    assert_close(loss.detach(), torch.tensor(math.log(classes)))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert_close(size * gradient.mean(0), torch.zeros(classes), atol=5e-3, rtol=0)
     expected = (torch.eye(classes) - 1 / classes) / classes
-    assert_close(grads.T.cov(correction=0), expected, atol=5e-3, rtol=0)
+    assert_close((size * gradient).T.cov(correction=0), expected, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("eta", [0.0, 5.0])
+def test_the_recorded_loss_is_that_of_the_training_rows(images, eta):
+    seen, means = [], []
+
+    def loss(logits, labels):
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        seen.append(losses.detach())
+        return losses
+
+    fit(make(images, ODNL(eta, 20), loss=loss), after_epoch=lambda run, mean: means.append(mean))
+    assert {len(losses) for losses in seen} == {12}
+    assert_close(torch.tensor(means), torch.stack(seen).view(2, 4 * 12).mean(1), rtol=1e-5, atol=1e-6)
 
 
 def test_labels_are_uniform_and_drawn_anew():
@@ -100,25 +134,26 @@ def test_labels_are_uniform_and_drawn_anew():
 
 
 def test_steps_draw_other_labels_for_the_same_images_and_repeat_themselves(images):
-    run = make(images, ODNL())
-    drawn = []
+    procedure, drawn = ODNL(), []
+    run = make(images, procedure)
     for step in (0, 1, 0):
         run.step = step
         run.begin_step()
-        drawn.append(run.procedure.draw_labels(run, 50))
+        drawn.append(procedure.draw_labels(run, 50))
     assert not torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], drawn[2])
 
 
-def test_drawing_labels_moves_no_image(images):
-    run = make(images, ODNL())
-    run.begin_step()
-    before = run.aux("ood", 20)
-    run.begin_step()
-    run.procedure.draw_labels(run, 50)
-    assert torch.equal(run.aux("ood", 20), before)
-    order = make(images).order(0)
-    assert torch.equal(run.order(0), order)
+def test_other_labels_move_no_image(images):
+    seen, losses = [], []
+    for procedure in (ODNL(), OtherLabels()):
+        run = make(images, procedure)
+        run.begin_step()
+        with run.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])):
+            losses.append(float(procedure.loss(run, batch_of(images)).detach()))
+        assert torch.equal(run.order(0), make(images).order(0))
+    assert torch.equal(seen[0], seen[1])
+    assert losses[0] != losses[1]
 
 
 def test_only_its_own_expectation_is_reached(images):

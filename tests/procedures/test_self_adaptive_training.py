@@ -15,16 +15,12 @@ from weathered.core.errors import Incompatible, NonFinite
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
-from weathered.core.target_table import label_table
+from weathered.core.target_table import certainty_weights, label_table
 from weathered.data.dataset import Dataset
 from weathered.losses.logitclip import LogitClip
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model
-from weathered.procedures.self_adaptive_training import (
-    SelfAdaptiveTraining,
-    certainty_weights,
-    reverse_cross_entropy,
-)
+from weathered.procedures.self_adaptive_training import SelfAdaptiveTraining, reverse_cross_entropy
 
 SGD = Settings(epochs=2, batch_size=12, lr=0.05, weight_decay=0.0, schedule="constant")
 

@@ -1,7 +1,8 @@
-"""TargetTable: a distribution over classes for each training row, averaged over the predictions made for it.
+"""TargetTable: a distribution over classes, or a vector, for each training row, averaged over what was said of it.
 
-    T[i] <- momentum * T[i] + (1 - momentum) * p_i        each time row i is visited; T[i] starts from its given label
-Limits: momentum = 1 keeps the labels, momentum = 0 keeps the last prediction. After n visits with one prediction p,
+    T[i] <- momentum * T[i] + (1 - momentum) * p_i        each time row i is visited
+A distribution starts from the given label of its row.
+Limits: momentum = 1 keeps the start, momentum = 0 keeps the last prediction. After n visits with one prediction p,
 T = momentum^n * start + (1 - momentum^n) * p.
 """
 
@@ -38,9 +39,10 @@ def averaged_targets(
 ) -> Float[Tensor, "B C"]:
     """momentum * table[index] + (1 - momentum) * probability, (B, C) float32; the table itself is left alone.
 
-    probability (B, C): rows that sum to 1, without gradient. momentum in [0, 1]. A row that the batch holds twice is
-    visited once, by the mean of its predictions, so that the order of a batch never matters. Rows of a float16 table
-    are scaled to sum to 1. To update the table: table[index] = averaged_targets(table, index, probability, momentum).
+    probability (B, C): rows that sum to 1, without gradient; for a float32 table any vectors. momentum in [0, 1]. A row
+    that the batch holds twice is visited once, by the mean of its predictions, so that the order of a batch never
+    matters. Rows of a float16 table are scaled to sum to 1.
+    To update the table: table[index] = averaged_targets(table, index, probability, momentum).
     Raises IndexError for an index outside the table, ValueError for a momentum out of range, shapes that do not fit, or
     a probability that is not finite, which would stay in its row for ever.
     """
@@ -69,6 +71,12 @@ def _mean_of_equal_rows(index: Int[Tensor, "B"], values: Float[Tensor, "B C"]) -
     return (sums / torch.bincount(place)[:, None])[place]
 
 
+def certainty_weights(targets: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
+    """The largest entry of each row, divided by the mean of these over the batch: (B,) with mean 1."""
+    largest = targets.detach().amax(1)
+    return largest / largest.mean()
+
+
 def check_momentum(momentum: float) -> None:
     """Raise ValueError unless momentum lies in [0, 1]."""
     if not 0 <= momentum <= 1:
@@ -78,18 +86,16 @@ def check_momentum(momentum: float) -> None:
 class TargetTable:
     """The table of one run, the same on all processes.
 
-    labels (N,): what the rows start from, smoothed by `smoothing` in [0, 1). momentum in [0, 1]: of the average.
-    half: keep the table in float16, half of its N C 4 bytes. rows (N, C): the table.
+    start (N, C): what the rows start from, copied, as by `label_table`. momentum in [0, 1]: of the average.
+    half: keep distributions in float16, half of their N C 4 bytes. rows (N, C): the table.
     A procedure calls `begin` before a step, `visit` in its loss and `commit` after the step: a stepper that asks for
     the loss again meets the same targets, and a step that fails leaves the table as it was.
     """
 
-    def __init__(
-        self, labels: Int[Tensor, "N"], num_classes: int, momentum: float, smoothing: float = 0.0, half: bool = False
-    ):
+    def __init__(self, start: Float[Tensor, "N C"], momentum: float, half: bool = False):
         check_momentum(momentum)
         self.momentum = momentum
-        self.rows = label_table(labels, num_classes, smoothing).to(torch.float16 if half else torch.float32)
+        self.rows = start.detach().to(torch.float16 if half else torch.float32, copy=True)
         self._visited: tuple[Tensor, Tensor] | None = None
 
     def begin(self) -> None:

@@ -132,9 +132,10 @@ class AutoMix(Procedure):
     def momentum_range(self, steps: int) -> tuple[float, float]:
         """The momentum at the start and at the end of a training of `steps` steps."""
         start = min(LONG_MOMENTUM, max(0.0, 1 - 6 / steps)) if self.momentum is None else self.momentum
-        end = (
-            (LONG_MOMENTUM_END if start >= LONG_MOMENTUM else start) if self.momentum_end is None else self.momentum_end
-        )
+        end = self.momentum_end
+        if end is None:
+            end = max(start, LONG_MOMENTUM_END) if start >= LONG_MOMENTUM else start
+        # only a start that was not given yields to the end
         return min(start, end), end
 
     def setup(self, run: Run) -> dict[str, nn.Module]:

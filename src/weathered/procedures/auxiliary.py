@@ -28,6 +28,7 @@ class AuxiliaryProcedure(Procedure):
     eta >= 0: 0 is plain training, without a look at the auxiliary data. aux_batch >= 1: auxiliary inputs per step over
     all devices. separate: a forward pass of their own, so that batch normalisation sees each kind by itself; by
     default both go through in one pass, as in the authors' code, and share batch statistics.
+    The loss recorded for an epoch is that of the training batches alone.
     Raises ValueError outside these ranges.
     """
 
@@ -50,7 +51,10 @@ class AuxiliaryProcedure(Procedure):
             output, strange = _split(run.forward(torch.cat([batch.x, other])), len(batch))
         # all labels on every process, so that what is summed over them is known without asking
         labels = self.draw_labels(run, self.aux_batch).to(run.device)
-        return run.objective(output, batch) + self.eta * self.auxiliary_loss(run, run.test_logits(strange), labels)
+        objective = run.objective(output, batch)
+        # curves then compare with those of runs without auxiliary data
+        run.task_loss = objective.detach()
+        return objective + self.eta * self.auxiliary_loss(run, run.test_logits(strange), labels)
 
     def draw_labels(self, run: Run, size: int) -> Int[Tensor, "size"]:
         """Labels for the auxiliary inputs of this step, the same on all processes; drawn anew in every step."""

@@ -1,11 +1,12 @@
-"""What procedures with two networks share: the second network, the schedule of dropping, and the small losses."""
+"""What procedures share: a second network and the samples of small loss, and targets that follow the network."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from weathered.core import distributed
@@ -13,12 +14,17 @@ from weathered.core.batch import Batch
 from weathered.core.facts import Traits, name_of
 from weathered.core.procedure import Procedure
 from weathered.core.roles import Output
+from weathered.core.target import Target
+from weathered.core.target_table import TargetTable, certainty_weights, check_momentum, label_table
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
 
 PEER = "peer"
 """The name of the second network among the modules of a run."""
+
+MEMORISED = 0.99
+"""Share of given labels reproduced in training from which the network has nothing left to correct."""
 
 
 def check_range(name: str, value: float, legal: bool, interval: str) -> None:
@@ -102,3 +108,111 @@ class TwoNetworks(Procedure):
         """What both networks say of a batch, in training mode."""
         peer = run.modules[PEER].train()
         return run.forward(batch.x), run.forward(batch.x, peer)
+
+
+class SelfAdaptive(Procedure):
+    """Train against targets that move from the given labels to the network's averaged predictions.
+
+    start in [0, 1): progress of training from which targets move. momentum in [0, 1]: of the targets. weighted:
+    multiply losses by how certain the targets are. smoothing in [0, 1): start from smoothed labels. half: keep the
+    targets in float16. A method adds to the losses by overriding `target_losses`, or to the whole by overriding `loss`.
+
+    `targets` (N, C) holds the table, `corrected_labels()` its largest entries. The table is the same on all processes,
+    and saved. Raises ValueError for arguments out of range.
+    """
+
+    traits = Traits(
+        needs={
+            "hard_target": "starts the target of a row from its one given label",
+            "index": "keeps a target for each training row",
+            "num_classes": "keeps a probability for each class",
+        },
+        honours=frozenset({"sampler", "transform", "loss", "stepper"}),
+    )
+
+    def __init__(
+        self,
+        start: float,
+        momentum: float,
+        weighted: bool = True,
+        smoothing: float = 0.0,
+        half: bool = False,
+    ):
+        check_momentum(momentum)
+        check_range("start", start, 0 <= start < 1, "[0, 1)")
+        check_range("smoothing", smoothing, 0 <= smoothing < 1, "[0, 1)")
+        self.start, self.momentum, self.weighted, self.smoothing, self.half = start, momentum, weighted, smoothing, half
+
+    def setup(self, run: Run) -> dict[str, nn.Module]:
+        start = label_table(run.train.labels.to(run.device), run.train.num_classes, self.smoothing)
+        self.table = TargetTable(start, self.momentum, self.half)
+        self.adapting = False
+        # hits and samples of the present epoch, against the given labels
+        self.fitted = torch.zeros(2, dtype=torch.float64, device=run.device)
+        return {}
+
+    @property
+    def targets(self) -> Float[Tensor, "N C"]:
+        """The targets of all training rows."""
+        return self.table.rows
+
+    def corrected_labels(self) -> Int[Tensor, "N"]:
+        """The class with the largest target of each training row."""
+        return self.targets.argmax(1)
+
+    def update(self, run: Run, batch: Batch) -> None:
+        self.table.begin()
+        super().update(run, batch)
+
+    def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
+        return self.adaptive_loss(run, run.forward(batch.x), batch)
+
+    def adaptive_loss(self, run: Run, output: Output, batch: Batch) -> Float[Tensor, ""]:
+        """The mean loss of a batch against its given labels before `start`, against its moving targets afterwards."""
+        if run.progress < self.start:
+            self._count(run, output.logits, batch)
+            return run.losses(output, batch).mean()
+        self._warn_if_late(run)
+        run.check_finite(output.logits)
+        probability = run.test_logits(output.logits).detach().softmax(1)
+        targets = self.table.visit(run, batch.index, probability)
+        losses = self.target_losses(run, output, batch, targets)
+        if not self.weighted:
+            return losses.mean()
+        weights = distributed.local(run.fabric, certainty_weights(run.gather(targets)))
+        return (weights * losses).mean()
+
+    def target_losses(
+        self, run: Run, output: Output, batch: Batch, targets: Float[Tensor, "B C"]
+    ) -> Float[Tensor, "B"]:
+        """The losses of a batch against its targets, before weights: those of the run's loss part."""
+        return run.losses(output, batch.replace(target=Target.soft(targets)))
+
+    def after_step(self, run: Run) -> None:
+        self.table.commit()
+
+    def _count(self, run: Run, logits: Float[Tensor, "B C"], batch: Batch) -> None:
+        if run.step % run.steps_per_epoch == 0:
+            self.fitted.zero_()
+        hits = (logits.detach().argmax(1) == batch.target.single()).sum()
+        self.fitted += torch.stack([hits.double(), hits.new_tensor(len(batch)).double()])
+
+    def _warn_if_late(self, run: Run) -> None:
+        if self.adapting:
+            return
+        self.adapting = True
+        hits, seen = self.fitted.tolist()
+        self.fitted.zero_()
+        if seen and hits >= MEMORISED * seen and run.fabric.is_global_zero:
+            warnings.warn(
+                f"{name_of(self)}: at start={self.start:g} the network fits {hits / seen:.1%} of the given labels "
+                "already; wrong ones are learned by heart then and will not be corrected. Lower start.",
+                stacklevel=2,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.table.state_dict(), "fitted": self.fitted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.table.load_state_dict(state)
+        self.fitted.copy_(state["fitted"])

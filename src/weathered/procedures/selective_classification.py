@@ -22,7 +22,7 @@ from weathered.core.batch import Batch
 from weathered.core.facts import Traits
 from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
-from weathered.core.target_table import TargetTable, check_momentum
+from weathered.core.target_table import TargetTable, check_momentum, label_table
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
@@ -150,8 +150,8 @@ class SelectiveClassification(Procedure):
         self.start, self.momentum, self.half = start, momentum, half
 
     def setup(self, run: Run) -> dict[str, nn.Module]:
-        labels = run.train.labels.to(run.device)
-        self.table = TargetTable(labels, run.train.num_classes, self.momentum, half=self.half)
+        start = label_table(run.train.labels.to(run.device), run.train.num_classes)
+        self.table = TargetTable(start, self.momentum, self.half)
         network = cast(Any, run.model)
         with torch.no_grad(), eval_mode(network):
             x = run.in_layout(run.train.floats(torch.arange(1)).to(run.device))

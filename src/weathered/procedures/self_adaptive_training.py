@@ -13,34 +13,20 @@ gradient is 0. With momentum = 0.9 a label loses its majority after 7 visits tha
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from weathered.core import distributed
 from weathered.core.batch import Batch
-from weathered.core.facts import Traits
-from weathered.core.procedure import Procedure
-from weathered.core.target import Target
-from weathered.core.target_table import TargetTable, check_momentum
+from weathered.core.roles import Output
+from weathered.procedures.base import SelfAdaptive
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
 
-MEMORISED = 0.99
-"""Share of given labels reproduced in training from which the network has nothing left to correct."""
-
 LEAST_TARGET = 1e-4
 """Bound on T below which its logarithm in the reverse cross entropy is not taken."""
-
-
-def certainty_weights(targets: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
-    """The largest entry of each row, divided by the mean of these over the batch: (B,) with mean 1."""
-    largest = targets.detach().amax(1)
-    return largest / largest.mean()
 
 
 def reverse_cross_entropy(logits: Float[Tensor, "B C"], targets: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
@@ -51,7 +37,7 @@ def reverse_cross_entropy(logits: Float[Tensor, "B C"], targets: Float[Tensor, "
     return -(logits.softmax(1) * targets.detach().clamp_min(LEAST_TARGET).log()).sum(1)
 
 
-class SelfAdaptiveTraining(Procedure):
+class SelfAdaptiveTraining(SelfAdaptive):
     """Train against targets that move from the given labels to the network's averaged predictions.
 
     start in [0, 1): progress of training from which targets move, 60 of 200 epochs by default; it must come before the
@@ -66,15 +52,6 @@ class SelfAdaptiveTraining(Procedure):
     Raises ValueError for arguments out of range.
     """
 
-    traits = Traits(
-        needs={
-            "hard_target": "starts the target of a row from its one given label",
-            "index": "keeps a target for each training row",
-            "num_classes": "keeps a probability for each class",
-        },
-        honours=frozenset({"sampler", "transform", "loss", "stepper"}),
-    )
-
     def __init__(
         self,
         start: float = 0.3,
@@ -84,78 +61,15 @@ class SelfAdaptiveTraining(Procedure):
         smoothing: float = 0.0,
         half: bool = False,
     ):
-        check_momentum(momentum)
-        for name, share in (("start", start), ("smoothing", smoothing)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}")
+        super().__init__(start, momentum, weighted, smoothing, half)
         if not 0 <= reverse < float("inf"):
             raise ValueError(f"reverse must be >= 0 and finite, got {reverse}")
-        self.start, self.momentum, self.weighted, self.reverse = start, momentum, weighted, reverse
-        self.smoothing, self.half = smoothing, half
+        self.reverse = reverse
 
-    def setup(self, run: Run) -> dict[str, nn.Module]:
-        labels = run.train.labels.to(run.device)
-        self.table = TargetTable(labels, run.train.num_classes, self.momentum, self.smoothing, self.half)
-        self.adapting = False
-        # hits and samples of the present epoch, against the given labels
-        self.fitted = torch.zeros(2, dtype=torch.float64, device=run.device)
-        return {}
-
-    @property
-    def targets(self) -> Float[Tensor, "N C"]:
-        """The targets of all training rows."""
-        return self.table.rows
-
-    def corrected_labels(self) -> Int[Tensor, "N"]:
-        """The class with the largest target of each training row."""
-        return self.targets.argmax(1)
-
-    def update(self, run: Run, batch: Batch) -> None:
-        self.table.begin()
-        super().update(run, batch)
-
-    def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
-        output = run.forward(batch.x)
-        if run.progress < self.start:
-            self._count(run, output.logits, batch)
-            return run.losses(output, batch).mean()
-        self._warn_if_late(run)
-        run.check_finite(output.logits)
-        logits = run.test_logits(output.logits)
-        targets = self.table.visit(run, batch.index, logits.detach().softmax(1))
-        losses = run.losses(output, batch.replace(target=Target.soft(targets)))
-        if self.reverse:
-            losses = losses + self.reverse * reverse_cross_entropy(logits, targets)
-        if not self.weighted:
-            return losses.mean()
-        weights = distributed.local(run.fabric, certainty_weights(run.gather(targets)))
-        return (weights * losses).mean()
-
-    def after_step(self, run: Run) -> None:
-        self.table.commit()
-
-    def _count(self, run: Run, logits: Float[Tensor, "B C"], batch: Batch) -> None:
-        if run.step % run.steps_per_epoch == 0:
-            self.fitted.zero_()
-        hits = (logits.detach().argmax(1) == batch.target.single()).sum()
-        self.fitted += torch.stack([hits.double(), hits.new_tensor(len(batch)).double()])
-
-    def _warn_if_late(self, run: Run) -> None:
-        if self.adapting:
-            return
-        self.adapting = True
-        hits, seen = self.fitted.tolist()
-        self.fitted.zero_()
-        if seen and hits >= MEMORISED * seen and run.fabric.is_global_zero:
-            warnings.warn(
-                f"SelfAdaptiveTraining: at start={self.start:g} the network fits {hits / seen:.1%} of the given labels "
-                "already; wrong ones are learned by heart then and will not be corrected. Lower start.",
-                stacklevel=2,
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**self.table.state_dict(), "fitted": self.fitted}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.table.load_state_dict(state)
-        self.fitted.copy_(state["fitted"])
+    def target_losses(
+        self, run: Run, output: Output, batch: Batch, targets: Float[Tensor, "B C"]
+    ) -> Float[Tensor, "B"]:
+        losses = super().target_losses(run, output, batch, targets)
+        if not self.reverse:
+            return losses
+        return losses + self.reverse * reverse_cross_entropy(run.test_logits(output.logits), targets)

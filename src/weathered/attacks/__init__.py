@@ -1,0 +1,1 @@
+"""Attacks: small changes of inputs, chosen to change what a network says."""
