@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from weathered.__main__ import main
+from weathered.claim_source import package_digest
 from weathered.cli.verifying import ledger_table
 from weathered.core.errors import SpecError
 from weathered.data.dataset import Dataset
@@ -112,6 +113,9 @@ def test_a_failing_seed_stops_neither_other_claims_nor_replaces_its_record(tmp_p
     assert record["seeds"] == [0, 1]
     assert record["values"] == {"b": [0.0, 0.25], "a": [1.0, 1.125]}
     assert record["also"] == [{"metric": "time", "values": {"b": [0.0, 1.0], "a": [1.0, 1.0]}}]
+    assert record["source"] == {"claim": load_claim(tmp_path / "good.py").digest, "package": package_digest()}
+    assert record["threads"] >= 1
+    assert record["platform"]
     good, bad = json.loads(captured.out)
     assert good == record
     assert bad["slug"] == "bad"
@@ -203,6 +207,69 @@ def test_more_than_words_must_be_measured(changes):
     assert reworded(record, claim(sentence="other"))["claim"] == "other"
     with pytest.raises(SpecError, match="changed more than its words; run 'weathered verify x'"):
         reworded(record, claim(**changes))
+
+
+WORDS_ONLY = [
+    ("x.py", "A beats B.", "A is better."),
+    ("x.py", '"accuracy"', '"share of right answers"'),
+    ("x.py", '"time"', '"seconds"'),
+    ("x.py", "def measure(seed):\n", 'def measure(seed):\n    """One seed."""\n\n    # a comment\n'),
+    ("x.py", 'value: "float"', 'value: (\n        "float"\n    )'),
+    ("common.py", "VALUE = 1.0\n", "VALUE = 1.0\nOTHER = 2.0\n"),
+    ("common.py", "VALUE = 1.0\n", '"""What claims share."""\n\nVALUE = 1.0\n'),
+]
+CODE = [
+    ("x.py", "seed / 8", "seed / 9"),
+    ("x.py", "seed / 8", "seed * 8"),
+    ("x.py", "if seed == None:", "if seed == 3:"),
+    ("x.py", "SEEDS = 2", "SEEDS = 2\nEPOCHS = 3"),
+    ("x.py", "import Measured", "import Claim as Measured"),
+    ("common.py", "VALUE = 1.0\n", "VALUE = 1.5\n"),
+    ("common.py", "VALUE = 1.0\n", "BASE = 1.0\nVALUE = BASE\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), WORDS_ONLY)
+def test_words_leave_the_digest_of_a_claim(tmp_path, name, old, new):
+    path = write_claim(tmp_path)
+    before = load_claim(path).digest
+    other = tmp_path / name
+    assert old in other.read_text()
+    other.write_text(other.read_text().replace(old, new))
+    assert load_claim(path).digest == before
+
+
+@pytest.mark.parametrize(("name", "old", "new"), CODE)
+def test_changed_code_of_a_claim_or_its_neighbours_must_be_measured(tmp_path, name, old, new):
+    path = write_claim(tmp_path)
+    record = conclude(load_claim(path), range(2), results([1.0, 1.2], [0.5, 0.6], ["time"]))
+    other = tmp_path / name
+    assert old in other.read_text()
+    other.write_text(other.read_text().replace(old, new))
+    with pytest.raises(SpecError, match="changed more than its words; run 'weathered verify x'"):
+        reworded(record, load_claim(path))
+    # records from before digests were kept do not say what they were measured with
+    del record["source"]
+    assert reworded(record, load_claim(path)) == record
+
+
+def test_what_a_neighbour_uses_itself_counts_and_the_rest_does_not(tmp_path):
+    path = write_claim(tmp_path)
+    shared = "from math import pi, tau\n\ndef half():\n    return {} * pi\n\nUNUSED = {}\nVALUE = half()\n"
+    digests = []
+    for factor, unused in ((0.5, 1), (0.5, 2), (0.6, 1)):
+        (tmp_path / "common.py").write_text(shared.format(factor, unused))
+        digests.append(load_claim(path).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_claim_that_changes_while_it_is_measured_is_refused(tmp_path):
+    path = write_claim(tmp_path)
+    before, threads = load_claim(path).digest, torch.get_num_threads()
+    assert measure_one(str(path), 0, threads, before).values == {"a": 1.0, "b": 0.0}
+    path.write_text(path.read_text().replace("seed / 8", "seed / 9"))
+    with pytest.raises(SpecError, match="the claim x changed while it was measured; run it again"):
+        measure_one(str(path), 0, threads, before)
 
 
 def test_memorised_counts_wrong_labels_only():

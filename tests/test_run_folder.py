@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from weathered.core.atomic import write_atomically, write_text
 from weathered.core.checkpoint import newest_checkpoint
+from weathered.core.errors import DataError
 from weathered.core.settings import Settings
 from weathered.recipe import DataOptions, Recipe
 from weathered.store import RunFolder
@@ -71,3 +73,26 @@ def test_a_run_stopped_between_checkpoints_has_each_epoch_once(tmp_path):
     found = train(recipe, tmp_path / "run").metrics()
     assert [line["epoch"] for line in found] == [1, 2, 3, 4, 5]
     assert [line["train_loss"] for line in found] == [line["train_loss"] for line in whole]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("{}", "it has no 'recipe'"), ("[1]", "it holds no table"), ('{"recipe": ', "Expecting value")]
+)
+def test_a_damaged_record_is_named(tmp_path, text, reason):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(DataError, match=f"run.json cannot be read: .*{reason}"):
+        RunFolder(tmp_path).read_json("run.json")
+
+
+def test_a_file_that_cannot_be_written_goes_by_its_own_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="folder") as caught:
+        write_text(tmp_path / "file" / "folder" / "report.html", "text")
+    assert ".report.html." not in str(caught.value)
+
+    def fail(part):
+        raise FileNotFoundError(2, "No such file or directory", str(part))
+
+    with pytest.raises(FileNotFoundError) as missing:
+        write_atomically(tmp_path / "report.html", fail)
+    assert missing.value.filename == str(tmp_path / "report.html")

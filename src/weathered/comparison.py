@@ -9,15 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from weathered.assemble import entry_of
 from weathered.audit.result import plain
 from weathered.core.atomic import write_text
 from weathered.core.errors import DataError, SpecError, WeatheredError
-from weathered.data.prepare import prepare
-from weathered.recipe import Recipe
+from weathered.core.spec import parse
+from weathered.data.prepare import Splits, prepare
+from weathered.recipe import DataOptions, Recipe
+from weathered.run_record import unlike
 from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison, share_interval
 from weathered.store import RunFolder
 from weathered.sweep import Launcher, Watcher, run_all
 from weathered.training import build_run
+from weathered.unread import unread_by_all
 
 METRIC = "accuracy"
 
@@ -55,6 +59,13 @@ class CompareResult:
         """Paired difference of an arm and the baseline, seed by seed."""
         return paired_comparison(arm.values[metric], self.arm(self.baseline).values[metric])
 
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what differs between the runs other than their recipes, as code, devices and threads, and on
+        data that none of them reads.
+        """
+        records = [folder.read_json("run.json") for arm in self.arms for folder in arm.folders]
+        return (*unlike(records), *unread_by_all(records))
+
     def ranking(self, metric: str = METRIC) -> list[Arm]:
         """Arms from best to worst mean."""
         return sorted(self.arms, key=lambda arm: -arm.estimate(metric).value)
@@ -82,6 +93,7 @@ class CompareResult:
             "seeds": list(self.seeds),
             "recipe": self.recipe.to_tree(),
             "ranking": rows,
+            "notes": list(self.notes()),
             "failed": self.failed,
         }
 
@@ -112,20 +124,30 @@ def parse_arms(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def plan(recipe: Recipe, arms: dict[str, tuple[str, ...]], seeds: Sequence[int]) -> dict[str, list[Recipe]]:
-    """One recipe per arm and seed; the shared recipe's own methods come first in every arm."""
-    return {
-        name: [replace(recipe, use=(*recipe.use, *use)).with_settings(seed=seed) for seed in seeds]
-        for name, use in arms.items()
-    }
+    """One recipe per arm and seed; the shared recipe's own methods come first in every arm.
+
+    Data makers among an arm's methods, such as corrections of labels, are applied to its training data alone.
+    """
+    planned = {}
+    for name, use in arms.items():
+        makers = tuple(spec for spec in use if entry_of(parse(spec)[0]).slot == "maker")
+        data = replace(recipe.data, make=(*recipe.data.make, *makers))
+        parts = tuple(spec for spec in use if spec not in makers)
+        arm = replace(recipe, data=data, use=(*recipe.use, *parts))
+        planned[name] = [arm.with_settings(seed=seed) for seed in seeds]
+    return planned
 
 
 def check_plan(planned: dict[str, list[Recipe]]) -> None:
     """Refuse a comparison before its first run if any arm cannot be built on its data."""
-    first = next(iter(planned.values()))[0]
-    splits = prepare(first)
+    prepared: dict[DataOptions, Splits] = {}
     for name, recipes in planned.items():
+        first = recipes[0]
         try:
-            build_run(recipes[0], splits)
+            if first.data not in prepared:
+                # one at a time: arms mostly share their data
+                prepared = {first.data: prepare(first)}
+            build_run(first, prepared[first.data])
         except WeatheredError as error:
             raise type(error)(f"arm '{name}': {error}") from error
 
@@ -186,8 +208,8 @@ def read_comparison(path: Path) -> CompareResult:
 def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
     """Finished runs as a comparison: those that differ in nothing but the seed form an arm, the first the baseline.
 
-    Only seeds that all arms have are compared. Raises DataError if runs are unfinished, share no seed, or were
-    trained on other data than each other.
+    Only seeds that all arms have are compared; data may differ in corrections of labels. Raises DataError if runs are
+    unfinished, share no seed, or were trained on other data than each other.
     """
     groups: dict[str, dict[int, RunFolder]] = {}
     recipes: dict[str, Recipe] = {}
@@ -195,7 +217,7 @@ def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
         if folder.state != "done":
             raise DataError(f"{folder.path} is not finished; go on with it by 'weathered train ... --resume'.")
         recipe = Recipe.from_tree(folder.read_json("run.json")["recipe"], str(folder.path))
-        if recipes and recipe.data != next(iter(recipes.values())).data:
+        if recipes and _uncorrected(recipe.data) != _uncorrected(next(iter(recipes.values())).data):
             raise DataError(
                 f"{folder.path} was trained on other data than {folders[0].path}; compare runs on the same."
             )
@@ -207,15 +229,23 @@ def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
         raise DataError("the runs share no seed, so they cannot be compared; report on them one by one.")
     arms = []
     for number, (key, runs) in enumerate(groups.items(), 1):
-        use = recipes[key].use
+        use = (*recipes[key].use, *_corrections(recipes[key].data))
         name = "+".join(use) or "cross-entropy"
         taken = [arm.name for arm in arms]
         unique = f"{name} ({number})" if name in taken else name
         arms.append(_collect(unique, use, [runs[seed] for seed in seeds]))
     # what arms share has no methods of its own: each arm carries all of its recipe's
     first = next(iter(recipes.values()))
-    first = replace(first, use=(), data=replace(first.data, base_classes=None, phases=None))
+    first = replace(first, use=(), data=replace(_uncorrected(first.data), base_classes=None, phases=None))
     return CompareResult(tuple(arms), arms[0].name, tuple(seeds), first, out, {})
+
+
+def _corrections(data: DataOptions) -> tuple[str, ...]:
+    return tuple(spec for spec in data.make if parse(spec)[0] == "corrections")
+
+
+def _uncorrected(data: DataOptions) -> DataOptions:
+    return replace(data, make=tuple(spec for spec in data.make if spec not in _corrections(data)))
 
 
 def _collect(name: str, use: tuple[str, ...], folders: list[RunFolder]) -> Arm:

@@ -16,6 +16,13 @@ from weathered.core.errors import DataError
 State = Literal["absent", "incomplete", "done"]
 
 
+REQUIRED = {
+    "run.json": ("recipe", "resolved", "data_fingerprint", "data_notes", "train_size", "classes", "versions"),
+    "comparison.json": ("ranking", "baseline", "seeds", "recipe", "failed"),
+}
+"""What must be in a file for others to read it."""
+
+
 class RunFolder:
     """One run on disk.
 
@@ -48,7 +55,12 @@ class RunFolder:
         """A JSON file of the run; raises DataError if it is missing or damaged."""
         path = self.path / name
         try:
-            return json.loads(path.read_text())
+            tree = json.loads(path.read_text())
+            if not isinstance(tree, dict):
+                raise ValueError("it holds no table")
+            if missing := [key for key in REQUIRED.get(name, ()) if key not in tree]:
+                raise ValueError(f"it has no '{missing[0]}'")
+            return tree
         except FileNotFoundError as error:
             raise DataError(f"{self.path} is not a run folder: it has no {name}.") from error
         except (OSError, ValueError) as error:

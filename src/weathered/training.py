@@ -19,7 +19,7 @@ from weathered.audit.result import AuditResult
 from weathered.core.checkpoint import newest_checkpoint, save_weights
 from weathered.core.distributed import any_process, together
 from weathered.core.errors import WeatheredError
-from weathered.core.fit import fit
+from weathered.core.fit import fit, parts_of
 from weathered.core.predict import predict_logits
 from weathered.core.run import Run
 from weathered.data.fingerprint import data_fingerprint
@@ -34,6 +34,7 @@ from weathered.nn.build import build_model
 from weathered.recipe import Recipe
 from weathered.run_record import alone, check_same_data, same_threads, start_record
 from weathered.store import RunFolder
+from weathered.unread import unread_data
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -111,7 +112,7 @@ def train(
             return folder
         with together(run.fabric):
             if first:
-                record = start_record(recipe, run, folder, fingerprint)
+                record = {**start_record(recipe, run, folder, fingerprint), "unread": unread_data(run)}
                 folder.write_json("run.json", record)
         if first:
             record["seconds"] = _train_and_watch(run, splits, folder, recipe.hash, observer)
@@ -136,6 +137,7 @@ def _train_and_watch(
 
     def after_epoch(run: Run, loss: float) -> None:
         line: dict[str, Any] = {"step": run.step, "epoch": run.epoch, "train_loss": loss}
+        line |= {name: value for part in parts_of(run) for name, value in part.metrics().items()}
         if run.epoch in marks or run.epoch == epochs:
             labels = truth(splits)
             line["test_accuracy"] = float((run.predict(splits.test).argmax(1) == labels).double().mean())

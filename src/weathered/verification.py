@@ -16,6 +16,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from weathered.audit.result import plain
+from weathered.claim_source import claim_digest
 from weathered.core.atomic import write_text
 from weathered.core.errors import SpecError
 from weathered.core.spec import near
@@ -44,7 +45,7 @@ class Claim:
 
     arms: names, the baseline and `main` among them. measure(seed) -> arm -> value of `metric`, or `Measured`.
     The claim is that `main` is better than `baseline`. also: secondary metrics, kept without a verdict.
-    seeds: how many seeds, from 0, the ledger's figures take.
+    seeds: how many seeds, from 0, the ledger's figures take. digest: of the code behind `measure`.
     """
 
     slug: str
@@ -58,6 +59,7 @@ class Claim:
     higher_is_better: bool = True
     seeds: int = 3
     also: tuple[str, ...] = ()
+    digest: str = ""
 
 
 def load_claims(names: Sequence[str] = (), folder: Path | None = None) -> dict[str, Claim]:
@@ -79,6 +81,7 @@ def load_claim(path: Path) -> Claim:
     """Read one claim file. Raises SpecError if it cannot be imported or lacks a constant."""
     module = _import_file(path)
     try:
+        also = tuple(getattr(module, "ALSO", ()))
         return Claim(
             slug=module.SLUG,
             sentence=module.SENTENCE,
@@ -90,7 +93,8 @@ def load_claim(path: Path) -> Claim:
             measure=module.measure,
             higher_is_better=getattr(module, "HIGHER_IS_BETTER", True),
             seeds=getattr(module, "SEEDS", 3),
-            also=tuple(getattr(module, "ALSO", ())),
+            also=also,
+            digest=claim_digest(path, (module.SENTENCE, module.DATA, module.METRIC, *also)),
         )
     except AttributeError as error:
         raise SpecError(f"the claim {path} lacks the constant {error.name}.") from error
@@ -129,12 +133,17 @@ def _neighbours(folder: Path) -> Iterator[None]:
         sys.modules.update(hidden)
 
 
-def measure_one(path: str, seed: int, threads: int) -> SeedResult:
-    """One seed of one claim in a worker process. Raises SpecError if arms or secondary metrics are not as declared."""
+def measure_one(path: str, seed: int, threads: int, digest: str | None = None) -> SeedResult:
+    """One seed of one claim in a worker process.
+
+    Raises SpecError if arms or secondary metrics are not as declared, or the claim's digest is another than asked for.
+    """
     import torch
 
     torch.set_num_threads(threads)
     claim = load_claim(Path(path))
+    if digest not in (None, claim.digest):
+        raise SpecError(f"the claim {claim.slug} changed while it was measured; run it again.")
     begun = time.monotonic()
     found = claim.measure(seed)
     seconds = time.monotonic() - begun
@@ -157,9 +166,12 @@ def _of_arms(claim: Claim, values: Mapping[str, float]) -> dict[str, float]:
     return {arm: float(values[arm]) for arm in claim.arms}
 
 
-def conclude(claim: Claim, seeds: Sequence[int], measured: Sequence[SeedResult]) -> dict[str, Any]:
+def conclude(
+    claim: Claim, seeds: Sequence[int], measured: Sequence[SeedResult], threads: int | None = None, package: str = ""
+) -> dict[str, Any]:
     """The ledger record of a claim, as JSON can hold it: an interval that is not known is null on both sides.
 
+    threads: of each process that measured. package: digest of the package when measuring began.
     verdict: `shown` if the interval lies on the claimed side of 0, `reversed` if on the other, else `not shown`.
     Raises ValueError unless each seed has its result.
     """
@@ -192,6 +204,9 @@ def conclude(claim: Claim, seeds: Sequence[int], measured: Sequence[SeedResult])
         "seconds": sum(result.seconds for result in measured),
         "versions": {name: version(name) for name in ("weathered", "torch", "numpy", "scikit-learn")},
         "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": threads,
+        "source": {"claim": claim.digest, "package": package},
         "verdict": "shown" if better else "reversed" if worse else "not shown",
     }
     return plain(record)
@@ -201,11 +216,14 @@ def reworded(record: Mapping[str, Any], claim: Claim) -> dict[str, Any]:
     """A ledger record with the claim's present words for the sentence, the data and the metrics, and its own figures.
 
     For words alone: where data or arms themselves change, only a new measurement is honest. Raises SpecError where the
-    record was measured on other arms, another direction or another number of secondary metrics.
+    record was measured on other arms, another direction or another number of secondary metrics, or by other code; a
+    record without a digest does not say by which.
     """
     before = (record["main"], record["baseline"], tuple(record["arms"]), record["higher_is_better"])
     also = record.get("also", [])
-    if (claim.main, claim.baseline, claim.arms, claim.higher_is_better) != before or len(also) != len(claim.also):
+    after = (claim.main, claim.baseline, claim.arms, claim.higher_is_better)
+    code = record.get("source", {}).get("claim", claim.digest)
+    if after != before or len(also) != len(claim.also) or code != claim.digest:
         raise SpecError(f"the claim {claim.slug} changed more than its words; run 'weathered verify {claim.slug}'.")
     words: dict[str, Any] = {"claim": claim.sentence, "data": claim.data, "metric": claim.metric}
     if also:

@@ -4,15 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from weathered.core.auxiliary import stream_rows
-from weathered.core.errors import Incompatible, SpecError
+from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.facts import Traits
 from weathered.core.procedure import Procedure
+from weathered.core.rng import generator
 from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.data.augment import CropFlip
 from weathered.data.auxiliary import load_auxiliary
+from weathered.data.dataset import Dataset
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model
 
@@ -29,6 +32,34 @@ def test_streams_of_other_seeds_and_names_differ():
     first = stream_rows(100, 0, 100, 0, "ood")
     assert not torch.equal(first, stream_rows(100, 0, 100, 1, "ood"))
     assert not torch.equal(first, stream_rows(100, 0, 100, 0, "other"))
+
+
+@given(st.integers(1, 20), st.integers(0, 50), st.integers(0, 30), st.integers(0, 3))
+def test_each_pass_has_a_generator_of_its_own_whatever_was_read_before(length, start, count, seed):
+    cycles = range((start + count) // length + 1)
+    orders = [torch.randperm(length, generator=generator(seed, "auxiliary", "ood", cycle)) for cycle in cycles]
+    expected = torch.cat(orders)[start : start + count]
+    rows = stream_rows(length, start, count, seed, "ood")
+    assert torch.equal(rows, expected)
+    rows += 1
+    assert torch.equal(stream_rows(length, start, count, seed, "ood"), expected)
+
+
+class Permutations(TorchFunctionMode):
+    """Counts the permutations that are drawn."""
+
+    drawn = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.drawn += func is torch.randperm
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_steps_of_a_pass_share_one_permutation():
+    with Permutations() as count:
+        for step in range(20):
+            stream_rows(1000, step * 100, 100, 71, "counted")
+    assert count.drawn == 2
 
 
 def test_an_empty_stream_is_refused():
@@ -82,3 +113,15 @@ def test_a_part_that_needs_auxiliary_data_is_refused_without_it(digits):
     train = digits.select(torch.arange(64))
     with pytest.raises(Incompatible, match="give some with --aux ood=patches"):
         Run(build_model("cnn_small", train), train, procedure=Needy(), settings=Settings(2, 16))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 16, 16), (64,)])
+def test_auxiliary_inputs_of_another_shape_are_refused_before_the_first_step(digits, shape):
+    train = digits.select(torch.arange(64))
+    inputs = torch.zeros(20, *shape, dtype=torch.uint8 if len(shape) == 3 else torch.float32)
+    aux = {"ood": Dataset.of(inputs, torch.zeros(20))}
+    with pytest.raises(
+        DataError, match=r"'ood' have inputs of shape \(.*, those of digits are \(1, 8, 8\).*--image-size"
+    ) as found:
+        Run(build_model("cnn_small:width=8", train), train, aux=aux, settings=Settings(1, 32))
+    assert str(shape) in str(found.value)

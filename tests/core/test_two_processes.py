@@ -22,6 +22,7 @@ from weathered.procedures.automix import AutoMix
 from weathered.procedures.co_teaching import CoTeaching
 from weathered.procedures.jocor import JoCoR
 from weathered.procedures.selective_classification import SelectiveClassification
+from weathered.procedures.self_adaptive_trades import SelfAdaptiveTrades
 from weathered.procedures.self_adaptive_training import SelfAdaptiveTraining
 from weathered.weighting.absgd import ABSGD
 from weathered.weighting.drw import DRW
@@ -34,6 +35,9 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "co-teaching": lambda: {"procedure": CoTeaching(0.4, ramp=0.0)},
     "automix": lambda: {"procedure": AutoMix(momentum=0.5, momentum_end=0.9, mask_weight=1.0, mask_tolerance=0.0)},
     "self-adaptive training": lambda: {"procedure": SelfAdaptiveTraining(0.0)},
+    "self-adaptive trades": lambda: {
+        "procedure": SelfAdaptiveTrades(epsilon=0.05, step_size=0.03, steps=2, start=0.5, momentum=0.5)
+    },
     "selective": lambda: {"procedure": SelectiveClassification(0.0, momentum=0.5)},
     "absgd": lambda: {"reweight": ABSGD(0.3, gamma=0.5, rule="effective", class_counts=COUNTS)},
     "drw": lambda: {"reweight": DRW(COUNTS, start=0.3, rule="inverse")},

@@ -1,6 +1,7 @@
 """LogitClip: the bound it is named for, which rows it touches, and how."""
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from weathered.core.errors import NonFinite
 from weathered.core.facts import traits_of
 from weathered.core.fit import fit
 from weathered.core.objective import losses_of
@@ -200,6 +202,26 @@ def test_nan_stays_nan_and_other_rows_do_not():
     z[1, 2] = math.nan
     losses = LogitClip(1.0)(z, labels(4))
     assert torch.equal(losses.isnan(), torch.tensor([False, True, False, False]))
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 4.0])
+def test_a_norm_that_overflows_is_not_clipped_out_of_sight(p):
+    largest = torch.finfo(torch.float32).max ** (1 / p)
+    z = torch.tensor([[1.0, -1.0, 1.0], [0.9, -0.9, 0.9], [0.1, -0.1, 0.1]]) * largest
+    losses = LogitClip(1.0, p=p)(z, labels(3))
+    assert torch.equal(losses.isfinite(), torch.tensor([False, False, True]))
+    assert_close(losses[2], LogitClip(1.0, p=p)(z.double(), labels(3))[2].float())
+    wide = clip_logits(z.double(), 1.0, p=p)
+    assert_close(norms(wide, p), torch.ones(3).double())
+
+
+def test_a_run_whose_logits_diverge_stops(small_digits: Dataset):
+    run = Run(build_model("mlp:width=8", small_digits), small_digits, loss=LogitClip(), settings=Settings(epochs=1))
+    with torch.no_grad():
+        for parameter in cast(Any, run.model).get_classifier().parameters():
+            parameter *= 1e21
+    with pytest.raises(NonFinite, match="LogitClip"):
+        fit(run, max_steps=1)
 
 
 def test_an_empty_batch_gives_no_losses():

@@ -146,6 +146,13 @@ def test_a_row_without_direction_has_the_loss_of_the_uniform_prediction_and_no_g
     assert torch.equal(gradient, torch.zeros_like(z))
 
 
+def test_a_norm_that_overflows_is_not_scaled_out_of_sight():
+    z = torch.tensor([[3e19, -4e19, 1e19], [3e18, -4e18, 1e18]])
+    losses = LogitNorm(1.0)(z, labels(2))
+    assert torch.equal(losses.isfinite(), torch.tensor([False, True]))
+    assert_close(losses[1].double(), LogitNorm(1.0)(z.double(), labels(2))[1])
+
+
 def test_small_rows_do_not_touch_others_and_nan_passes_through():
     z = logits(4).float()
     z[1] = 0

@@ -55,6 +55,12 @@ def test_one_seed_never_decides():
     assert not any("p\u00a0=" in s or "inf" in s or "nan" in s for s in found.sentences)
 
 
+def test_one_seed_says_of_no_arm_that_it_is_equal():
+    text = " ".join(verdict(report({"ce": [0.7], "mixup": [0.95], "gce": [0.9]})).sentences)
+    assert "told apart" not in text
+    assert "correction for" not in text
+
+
 def test_baseline_can_win():
     far = verdict(report({"ce": [0.90, 0.91, 0.92], "a": [0.80, 0.81, 0.821]}))
     assert far.headline == "No arm beats ce: a is 10.0 points behind, more than seed noise."

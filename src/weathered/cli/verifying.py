@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from weathered.claim_source import package_digest
 from weathered.cli.progress import plain_progress
 from weathered.core.errors import WeatheredError
 from weathered.ledger import CLAIMS
@@ -33,23 +34,24 @@ def verify_claims(names: list[str], seeds: int | None, folder: Path | None, work
     cores = os.cpu_count() or 1
     workers = min(workers or cores, total)
     threads = max(1, cores // workers)
+    package = package_digest()
     records: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool, plain_progress("claims", total) as advance:
         futures = {
             slug: [
-                pool.submit(measure_one, str(source / f"{slug.replace('-', '_')}.py"), seed, threads)
+                pool.submit(measure_one, str(source / f"{slug.replace('-', '_')}.py"), seed, threads, claim.digest)
                 for seed in numbers[slug]
             ]
-            for slug in claims
+            for slug, claim in claims.items()
         }
         for group in futures.values():
             for future in group:
                 future.add_done_callback(lambda _: advance())
         for slug, group in futures.items():
             try:
-                record = conclude(claims[slug], numbers[slug], _results(numbers[slug], group))
+                record = conclude(claims[slug], numbers[slug], _results(numbers[slug], group), threads, package)
             except WeatheredError as error:
                 failed[slug] = str(error)
                 continue

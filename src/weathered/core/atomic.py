@@ -17,6 +17,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(part)
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)) == part:
+            # the name that the caller knows
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

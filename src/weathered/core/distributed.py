@@ -2,8 +2,8 @@
 
 Gradients are averaged explicitly after the backward pass instead of by hooks on one wrapped module, so that
 second networks, inner loops and direct calls of `forward_features` are covered without further care.
-Batch normalisation is not synchronised: each process uses the statistics of its own share, and a checkpoint holds the
-running statistics of the first.
+Batch normalisation is not synchronised: each process uses the statistics of its own share. A checkpoint holds the
+running statistics of all of them, a finished run those of the first.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,30 @@ def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
     return cast(Tensor, fabric.all_gather(tensor)).flatten(0, 1)
 
 
+def by_rank(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """A tensor of any shape (...) from each process: (P, ...) in the order of ranks, on the CPU, without gradient."""
+    if fabric.world_size == 1:
+        return tensor.detach().cpu()[None]
+    return gather(fabric, tensor.to(fabric.device)[None]).cpu()
+
+
 def gather_target(fabric: Fabric, target: Target) -> Target:
-    """The targets of all processes as one."""
+    """The targets of all processes as one, as `Target.cat` joins them: shorter mixtures are filled up with weight 0.
+
+    Raises ValueError if soft ones differ in width.
+    """
     if fabric.world_size == 1:
         return target
-    labels = gather(fabric, target.labels.T.contiguous())
-    return Target(labels.T, gather(fabric, target.weights.T.contiguous()).T, target.num_classes)
+    # a transform that draws whether to mix does so on each process by itself
+    shape = torch.tensor([[len(target.labels), target.num_classes or 0]], device=target.labels.device)
+    shapes = gather(fabric, shape).tolist()
+    depth = max(number for number, _ in shapes)
+    labels, weights = (
+        gather(fabric, nn.functional.pad(tensor, (0, 0, 0, depth - len(tensor))).T.contiguous()).T
+        for tensor in (target.labels, target.weights)
+    )
+    parts = zip(labels.tensor_split(len(shapes), 1), weights.tensor_split(len(shapes), 1), shapes, strict=True)
+    return Target.cat([Target(own, share, width or None) for own, share, (_, width) in parts])
 
 
 def local(fabric: Fabric, tensor: Tensor) -> Tensor:
@@ -43,9 +61,15 @@ def local(fabric: Fabric, tensor: Tensor) -> Tensor:
 
 def any_process(fabric: Fabric | None, flag: bool) -> bool:
     """Whether `flag` is true on any process; all must ask."""
+    return any_of_each(fabric, [flag])[0]
+
+
+def any_of_each(fabric: Fabric | None, flags: Sequence[bool]) -> list[bool]:
+    """Whether each of `flags` is true on any process; all must ask, with equally many."""
     if fabric is None or fabric.world_size == 1:
-        return flag
-    return bool(cast(Tensor, fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")))
+        return list(flags)
+    counts = torch.tensor([float(flag) for flag in flags], device=fabric.device)
+    return [count > 0 for count in cast(Tensor, fabric.all_reduce(counts, reduce_op="sum")).tolist()]
 
 
 @contextmanager

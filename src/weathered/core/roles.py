@@ -51,8 +51,15 @@ class Part:
         if state:
             raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
 
+    def before_epoch(self, run: Run) -> None:
+        """Called before the first step of each epoch, at that step's learning rate; may write the part's own state."""
+
     def after_epoch(self, run: Run) -> None:
         """Called after each epoch; may read validation results and write the part's own state."""
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the epoch that has ended, by name, for the run's metrics; none by default."""
+        return {}
 
 
 class BatchTransform(Part):

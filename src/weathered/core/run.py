@@ -12,15 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from weathered.core import distributed
-from weathered.core.auxiliary import auxiliary_inputs
+from weathered.core.auxiliary import auxiliary_inputs, check_shapes
 from weathered.core.batch import Batch
-from weathered.core.errors import DataError, NonFinite, SpecError, Unused
+from weathered.core.errors import CheckpointError, DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
 from weathered.core.precision import warn_if_emulated
 from weathered.core.procedure import Procedure
 from weathered.core.rng import derive_seed, generator
-from weathered.core.roles import HasState, Loss, Output, Reweight, Sampler, Stepper, Term, Transform
+from weathered.core.roles import HasState, Loss, Output, Part, Reweight, Sampler, Stepper, Term, Transform
 from weathered.core.settings import Settings
 from weathered.core.target import Target
 from weathered.data.dataset import Dataset, as_float
@@ -36,7 +36,8 @@ class Run:
     """Everything a training step needs.
 
     model: a network, or a function seed -> network. train: the training data. procedure: what a step does.
-    loss, transforms, reweight, terms, sampler, stepper: the parts; see `core.roles`.
+    loss, transforms, reweight, terms, sampler, stepper: the parts; see `core.roles`. probe: a part that watches
+    training from its `before_epoch` and changes nothing.
     validation: data that parts may read during training. aux: named auxiliary data, as in {"ood": dataset}.
     settings: length, optimizer, seed. fabric: devices and precision; one device by default, a GPU if there is one.
     Raises Incompatible before the first batch if the parts do not fit together, the data or the model.
@@ -54,6 +55,7 @@ class Run:
         terms: Sequence[Term] = (),
         sampler: Sampler | None = None,
         stepper: Stepper | None = None,
+        probe: Part | None = None,
         validation: Dataset | None = None,
         aux: Mapping[str, Dataset] | None = None,
         settings: Settings | None = None,
@@ -64,7 +66,7 @@ class Run:
         self.procedure = procedure or Procedure()
         self.loss_part: Loss = loss or CrossEntropy()
         self.transforms, self.terms = tuple(transforms), tuple(terms)
-        self.reweight, self.sampler = reweight, sampler
+        self.reweight, self.sampler, self.probe = reweight, sampler, probe
         self.stepper: Stepper = stepper or Plain()
         self.fabric = fabric or _one_device(self.settings.precision)
         warn_if_emulated(self.settings.precision, self.fabric.device)
@@ -78,15 +80,22 @@ class Run:
             *(("term", part) for part in self.terms),
         ]
         check(self.facts, self.parts, self.procedure)
+        if probe is not None:
+            # the engine calls it, whatever the procedure honours, so its needs alone are checked
+            check(self.facts, (), probe)
+            self.parts.append(("probe", probe))
         if len(train) < 2 or train.num_classes < 2:
             raise DataError(
                 f"{train.name}: training needs 2 samples of 2 classes, got {len(train)} of {train.num_classes}."
             )
+        check_shapes(train, self.aux_data)
         if self.settings.batch_size % self.fabric.world_size:
             raise SpecError(
                 f"batch_size {self.settings.batch_size} must be a multiple of the {self.fabric.world_size} devices"
             )
         self.step, self.epoch_losses = 0, torch.zeros(2, dtype=torch.float64)
+        self._steps_taken = 0
+        self.task_loss: Tensor | None = None
         self.used: Counter[int] = Counter()
         self._generators: dict[tuple[str, str], torch.Generator] = {}
         self._place(self.model)
@@ -155,8 +164,14 @@ class Run:
 
     def begin_step(self) -> None:
         """Reset all draws to those of the current step."""
+        self._steps_taken = 0
+        self._reset_draws()
+
+    def _reset_draws(self) -> None:
+        """The draws of the current step, those of layers as they are in the present call of `take_step`."""
         self._generators.clear()
-        torch.manual_seed(derive_seed(self.seed, "layers", self.fabric.global_rank, self.step))
+        later = (self._steps_taken,) if self._steps_taken else ()
+        torch.manual_seed(derive_seed(self.seed, "layers", self.fabric.global_rank, self.step, *later))
 
     def fresh_model(self, name: str) -> nn.Module:
         """A second network of the same architecture, with weights drawn from `name`."""
@@ -231,15 +246,21 @@ class Run:
         return total
 
     def take_step(self, closure: Callable[[], Tensor]) -> None:
-        """Let the stepper take one step on the closure's loss, and record the loss."""
+        """Let the stepper take one step on the closure's loss, and record it, or the part of it set as `task_loss`.
+
+        Each call within a training step has draws of its own in layers such as dropout; generators start again.
+        """
         self.used[id(self.stepper)] += 1
+        self.task_loss = None
 
         def replay() -> Tensor:
-            self.begin_step()
+            self._reset_draws()
             return closure()
 
         loss = self.stepper.step(self, replay)
-        self.epoch_losses += torch.tensor([float(loss), 1.0], dtype=torch.float64)
+        self._steps_taken += 1
+        recorded = loss if self.task_loss is None else self.task_loss
+        self.epoch_losses += torch.tensor([float(recorded), 1.0], dtype=torch.float64)
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         """Gradients of a finite loss, averaged over devices; raises NonFinite before anything is changed."""
@@ -279,11 +300,18 @@ class Run:
         found |= {f"{slot}.{i}.{name_of(part)}": part for i, (slot, part) in enumerate(self.parts)}
         return {name: part for name, part in found.items() if isinstance(part, HasState)}
 
+    def _buffers(self) -> list[Tensor]:
+        """The buffers of all modules, of which each process has its own where they follow its share of the samples."""
+        parts = [part for part in self.stateful().values() if isinstance(part, nn.Module)]
+        return [buffer for module in (self.model, *self.modules.values(), *parts) for buffer in module.buffers()]
+
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on bit for bit."""
+        """All that a resumed run needs to go on bit for bit; with several processes all must ask."""
+        several = self.fabric.world_size > 1
         return {
             "step": self.step,
-            "epoch_losses": self.epoch_losses,
+            "epoch_losses": distributed.by_rank(self.fabric, self.epoch_losses),
+            "buffers": [distributed.by_rank(self.fabric, buffer) for buffer in self._buffers()] if several else [],
             "model": dict(self.model.state_dict()),
             "modules": {name: dict(module.state_dict()) for name, module in self.modules.items()},
             "optimizer": self.optimizer.state_dict(),
@@ -291,15 +319,24 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave; raises CheckpointError if it is the state of another number of devices."""
+        written, rank = len(state["epoch_losses"]), self.fabric.global_rank
+        if written != self.fabric.world_size:
+            raise CheckpointError(
+                f"the checkpoint was written on {written} device(s), this run has {self.fabric.world_size}, so it "
+                f"would not go on as it began. Use {written}, or delete the checkpoint to start over."
+            )
         self.step = int(state["step"])
-        self.epoch_losses = state["epoch_losses"].double()
+        self.epoch_losses = state["epoch_losses"][rank].double()
         self.model.load_state_dict(state["model"])
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, part in self.stateful().items():
             part.load_state_dict(state["parts"][name])
+        if state["buffers"]:
+            for buffer, shares in zip(self._buffers(), state["buffers"], strict=True):
+                buffer.copy_(shares[rank])
 
     def test_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """Logits whose softmax is the model's probability under the run's loss."""

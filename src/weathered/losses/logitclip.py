@@ -22,7 +22,8 @@ def clip_logits(
     """Rescale each row whose p-norm exceeds `tau` to norm `delta` (default tau); other rows keep value and gradient.
 
     logits (B, C), any real numbers. tau > 0, infinity switches clipping off; delta > 0; p >= 1.
-    Returns the same shape and dtype; the norm is taken in at least float32. NaN stays NaN.
+    Returns the same shape and dtype; the norm is taken in at least float32. NaN stays NaN, and a row whose norm
+    overflows (above 1.8e19 in float32 with p = 2) becomes NaN, so that clipping hides no divergence.
     Raises ValueError if an argument is out of range or logits are not two-dimensional.
     """
     check_arguments(tau, delta, p)
@@ -31,7 +32,7 @@ def clip_logits(
     if math.isinf(tau):
         return logits
     wide = logits.float() if logits.dtype.itemsize < 4 else logits
-    norm = wide.norm(p=p, dim=1, keepdim=True)
+    norm = wide.norm(p=p, dim=1, keepdim=True).nan_to_num(nan=math.nan, posinf=math.nan)
     # the unclipped branch never divides, so that a row of zeros has no NaN gradient
     scale = (tau if delta is None else delta) / norm.clamp_min(tau)
     return logits * scale.masked_fill(norm <= tau, 1.0).to(logits.dtype)

@@ -21,14 +21,15 @@ def normalise_logits(logits: Float[Tensor, "B C"], tau: float) -> Float[Tensor, 
     """Each row divided by `tau` times its Euclidean norm; rows of norm 1 / tau.
 
     logits (B, C), any real numbers, C >= 2. tau > 0. Returns at least float32, the type of the norm.
-    A row whose norm is within rounding of 0 has no direction: it becomes zeros, and its gradient is 0. NaN stays NaN.
+    A row whose norm is within rounding of 0 has no direction: it becomes zeros, and its gradient is 0. NaN stays NaN,
+    and a row whose norm overflows (above 1.8e19 in float32) becomes NaN, so that logits that diverge are noticed.
     Raises ValueError if tau is out of range or logits are not (B, C) with C >= 2.
     """
     check_tau(tau)
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (B, C) with at least 2 classes, got shape {tuple(logits.shape)}")
     wide = logits.float() if logits.dtype.itemsize < 4 else logits
-    norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True).nan_to_num(nan=math.nan, posinf=math.nan)
     smallest = torch.finfo(wide.dtype).eps
     # clamped before it divides, so that a row of zeros has no NaN gradient
     return wide * (1 / (tau * norm.clamp_min(smallest))).masked_fill(norm <= smallest, 0.0)

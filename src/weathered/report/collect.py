@@ -36,7 +36,7 @@ def report_on_comparison(result: CompareResult, path: Path, commands: Sequence[s
         if single
         else f"{len(result.arms)} ways to train on {record['recipe']['data']['train']}",
         metric=f"test {METRIC} after the last {'phase' if all(o.base for o in objectives.values()) else 'epoch'}",
-        data=describe_data(record),
+        data=describe_data(record, result.recipe.data.make),
         arms=tuple(report_arm(result, arm) for arm in result.arms),
         baseline=None if single else result.baseline,
         test_curves=tuple(curve for arm in result.arms if (curve := curve_of(arm, "test_accuracy"))),
@@ -73,13 +73,13 @@ def _notes(result: CompareResult, data_notes: Sequence[str], pictured: bool) -> 
         notes.append(
             "No samples are shown: the classifier's scores are not probabilities, so none can be called worst."
         )
-    return (*notes, *(f"Run {name} failed: {error}" for name, error in result.failed.items()))
+    return (*notes, *result.notes(), *(f"Run {name} failed: {error}" for name, error in result.failed.items()))
 
 
-def describe_data(record: dict) -> str:
-    """The data of a run in words."""
+def describe_data(record: dict, make: Sequence[str]) -> str:
+    """The data of a run in words. make: the makers that all arms share."""
     data, size, classes = record["recipe"]["data"], record["train_size"], len(record["classes"])
-    made = f" with {' and '.join(data['make'])}" if data["make"] else ""
+    made = f" with {' and '.join(make)}" if make else ""
     base = objective_of(record).base
     of = f"of {classes} classes" if base is None else f"of the {base[0]} base classes, {classes} classes in all"
     return f"{data['train']}{made}, {size} training samples {of}"

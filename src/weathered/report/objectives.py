@@ -37,7 +37,7 @@ def _shapes_loss(use: Use) -> bool:
     slot, part = use.entry.slot, import_part(use.entry)
     if slot == "procedure":
         return part.loss is not Procedure.loss or part.update is not Procedure.update
-    return slot in TRAINING_SLOTS and slot != "stepper" and part is not CrossEntropy
+    return slot in TRAINING_SLOTS and slot not in ("stepper", "probe") and part is not CrossEntropy
 
 
 def loss_note(objectives: Mapping[str, Objective]) -> str:

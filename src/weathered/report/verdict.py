@@ -162,7 +162,9 @@ def _runner_up(ranking: Sequence[ReportArm], baseline: ReportArm, unit: Unit) ->
 
 
 def _groups(report: ReportInput, corrected: Mapping[str, float]) -> list[str]:
-    if len(corrected) < 2:
+    single_seed = any(arm.comparison is not None and arm.comparison.difference.n == 1 for arm in report.arms)
+    if len(corrected) < 2 or single_seed:
+        # one seed tests nothing, so nothing is found equal either
         return []
     sign = 1 if report.higher_is_better else -1
     better, worse, open_ = [], [], []
