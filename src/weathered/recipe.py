@@ -14,6 +14,15 @@ from weathered.core.settings import Settings
 from weathered.core.spec import as_annotated, fits, near, option_types
 
 
+def parse_fold(text: str) -> tuple[int, int]:
+    """(number from 0, number of folds) of `2/5`. Raises SpecError for anything else."""
+    number, slash, of = text.partition("/")
+    good = slash and number.isascii() and number.isdigit() and of.isascii() and of.isdigit() and len(of) < 5
+    if not good or not 1 <= int(number) <= int(of) or int(of) < 2:
+        raise SpecError(f"fold must be given as in 2/5, at least 2 folds counted from 1, got '{text}'")
+    return int(number) - 1, int(of)
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Where the data come from and what is done to them before training.
@@ -23,6 +32,8 @@ class DataOptions:
     make: data makers in order, as in `symmetric:rate=0.4`. aux: data without labels for methods that use them, as in
     `ood=patches` or `ood=folder:PATH`. limit: at most this many training rows, at random.
     skip_bad: drop unreadable images and count them. image_size: resize to this many pixels.
+    fold: as in `2/5`, one of so many stratified parts of the training set takes the place of the test set, counted
+    from 1, so that a model can be asked about training rows that it never saw.
     base_classes, phases: for recipes with an incremental learner: classes of the first phase (half by default) and
     the number of phases that bring the others (one class each by default).
     """
@@ -39,6 +50,7 @@ class DataOptions:
     limit: int | None = None
     skip_bad: bool = False
     image_size: int | None = None
+    fold: str | None = None
     base_classes: int | None = None
     phases: int | None = None
     seed: int | None = None
@@ -48,6 +60,8 @@ class DataOptions:
             raise SpecError(f"validation must be in [0, 1), got {self.validation}")
         if self.image_size is not None and not 4 <= self.image_size <= 4096:
             raise SpecError(f"image_size must be in [4, 4096] pixels, got {self.image_size}")
+        if self.fold is not None:
+            parse_fold(self.fold)
         names = [spec.partition("=")[0] for spec in self.aux]
         if len(set(names)) < len(names):
             raise SpecError(f"aux gives one name twice: {', '.join(names)}")

@@ -4,10 +4,13 @@ import os
 
 import numpy as np
 import pytest
-from data_files import colour, encode, write_folder
+import torch
+from data_files import colour, encode, write_folder, write_idx
 
 from weathered.core.errors import DataError, SpecError
 from weathered.data.fingerprint import data_fingerprint
+from weathered.data.sources import load
+from weathered.data.sources.torchvision_files import KNOWN, torchvision_files
 from weathered.recipe import DataOptions
 
 
@@ -82,3 +85,47 @@ def test_odd_folders_have_a_fingerprint(tmp_path):
     (tmp_path / "set" / "c").symlink_to("b")
     seen.add(of(train=str(tmp_path / "set")))
     assert len(seen) == 5
+
+
+def test_the_pixels_of_torchvision_files_count(tmp_path):
+    def write(value):
+        for part, size in (("train", 20), ("t10k", 10)):
+            raw = tmp_path / "MNIST" / "raw"
+            write_idx(raw / f"{part}-images-idx3-ubyte", np.full((size, 4, 4), value))
+            write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(size) % 10)
+        return of(train="torchvision:MNIST", root=str(tmp_path))
+
+    before = write(0)
+    assert load("torchvision:MNIST", root=tmp_path).floats(torch.arange(20)).max() == 0
+    assert write(200) != before
+    assert write(0) == before
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_file_of_a_torchvision_set_counts_and_those_of_the_other_split_only_where_none_is_named(tmp_path, name):
+    def fingerprints():
+        return [of(train=f"torchvision:{name}{split}", root=str(tmp_path)) for split in ("", ":train", ":test")]
+
+    both, train, test = (set(torchvision_files(f"{name}{split}", tmp_path)) for split in ("", ":train", ":test"))
+    assert both == train | test
+    assert train != test
+    states = [fingerprints()]
+    for path in sorted(both):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for content in (b"u", b"v"):
+            path.write_bytes(content)
+            states.append(fingerprints())
+            changed = [old != new for old, new in zip(*states[-2:], strict=True)]
+            assert changed == [True, path in train, path in test]
+
+
+def test_a_packed_torchvision_file_counts_where_the_plain_one_is_missing(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    seen = [of(train="torchvision:MNIST", root=str(tmp_path))]
+    for name, content in (("train-labels-idx1-ubyte.gz", b"u"), ("train-labels-idx1-ubyte", b"v")):
+        (raw / name).write_bytes(content)
+        seen.append(of(train="torchvision:MNIST", root=str(tmp_path)))
+    (raw / "train-labels-idx1-ubyte.gz").write_bytes(b"never opened beside the plain file")
+    assert of(train="torchvision:MNIST", root=str(tmp_path)) == seen[-1]
+    assert len(set(seen)) == 3

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from weathered.data.loader import iterate
     from weathered.data.makers import (
         AsymmetricNoise,
+        Corrections,
         Corruption,
         InstanceNoise,
         LongTail,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "AsymmetricNoise": "makers",
     "CORRUPTIONS": "corruptions",
+    "Corrections": "makers",
     "Corruption": "makers",
     "CropFlip": "augment",
     "Dataset": "dataset",
@@ -43,6 +45,7 @@ _WHERE = {
 __all__ = [
     "CORRUPTIONS",
     "AsymmetricNoise",
+    "Corrections",
     "Corruption",
     "CropFlip",
     "Dataset",

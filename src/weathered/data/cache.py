@@ -23,6 +23,9 @@ from weathered.data.stream import Decoded, StreamInputs, decode_all
 
 FORMAT = "2"
 """Changes whenever the same bytes would decode to other pixels."""
+NAMED = 50
+"""Images that were dropped and are named one by one."""
+
 WORTH_WHOLE = 0.1
 """From this share of the rows on, a source that fits is decoded whole, so that other subsets find it ready."""
 
@@ -110,7 +113,13 @@ def drop_bad(dataset: Dataset, bad: dict[int, str], skip_bad: bool) -> Dataset:
     keep[list(bad)] = False
     if not keep.any():
         raise DataError(f"{dataset.name}: none of the {len(bad)} images can be read, the first: {first}")
-    return dataset.select(keep, f"{len(bad)} images could not be read and were dropped, the first: {first}")
+    note = f"{len(bad)} images could not be read and were dropped, the first: {first}"
+    if len(bad) > 1:
+        # a reason begins with what it is about
+        others = [why.partition(": ")[0] for why in bad.values()][1 : 1 + NAMED]
+        more = f" and {len(bad) - 1 - NAMED} more" if len(bad) - 1 > NAMED else ""
+        note += f" The others: {', '.join(others)}{more}."
+    return dataset.select(keep, note)
 
 
 def key(inputs: StreamInputs) -> str:

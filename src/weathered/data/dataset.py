@@ -73,7 +73,8 @@ class Dataset:
 
     inputs: N inputs. labels (N,) int64 in [0, len(class_names)). clean_labels (N,) int64 or None: true labels,
     used for scoring only, -1 where no class is right (open-set images). extra: named columns, (N, ...) each.
-    notes: what was done to the data, one sentence each. Raises DataError where lengths or labels do not fit.
+    notes: what was done to the data, one sentence each. source_rows (N,) int64 or None: the number of each row in
+    the source it was read from. Raises DataError where lengths or labels do not fit.
     """
 
     inputs: Inputs
@@ -83,10 +84,16 @@ class Dataset:
     clean_labels: Int[Tensor, "N"] | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source_rows: Int[Tensor, "N"] | None = None
 
     def __post_init__(self) -> None:
         size, classes = len(self.inputs), len(self.class_names)
-        columns: dict[str, Tensor | None] = {"labels": self.labels, "clean_labels": self.clean_labels, **self.extra}
+        columns: dict[str, Tensor | None] = {
+            "labels": self.labels,
+            "clean_labels": self.clean_labels,
+            "source_rows": self.source_rows,
+            **self.extra,
+        }
         for column, values in columns.items():
             if values is not None and len(values) != size:
                 raise DataError(f"{self.name}: {size} inputs but {len(values)} values in '{column}'.")
@@ -155,9 +162,15 @@ class Dataset:
             inputs=self.inputs.select(index),
             labels=self.labels[index],
             clean_labels=None if self.clean_labels is None else self.clean_labels[index],
+            source_rows=None if self.source_rows is None else self.source_rows[index],
             extra={k: v[index] for k, v in self.extra.items()},
             notes=(*self.notes, note) if note else self.notes,
         )
+
+    @property
+    def rows_in_source(self) -> Int[Tensor, "N"]:
+        """`source_rows`, or 0, 1, 2, ... where the data come from no source."""
+        return torch.arange(len(self)) if self.source_rows is None else self.source_rows
 
     def floats(self, index: Tensor) -> Tensor:
         """Inputs as models receive them: images in [0, 1] as float32, tables unchanged."""

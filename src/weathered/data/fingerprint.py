@@ -56,7 +56,13 @@ def _add_source(digest: "hashlib._Hash", spec: str, root: str | None) -> None:
 
         rest, part = place_and_part(rest)
         digest.update((part or "").encode())
-    path = user_path(rest) if rest else None
+    if name == "torchvision" and root is not None:
+        from weathered.data.sources.torchvision_files import torchvision_files
+
+        for opened in torchvision_files(rest, user_path(root)):
+            digest.update(f"{opened.name}\0".encode())
+            _add_place(digest, opened)
+    path = user_path(rest) if rest and name != "torchvision" else None
     if path is None or not _add_place(digest, path):
         digest.update(f"{rest}\0{root}".encode())
     elif name == "csv":

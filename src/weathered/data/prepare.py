@@ -12,7 +12,8 @@ from weathered.core.rng import generator
 from weathered.data.auxiliary import load_auxiliary, split_spec
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load_pair, validation_split
-from weathered.recipe import Recipe
+from weathered.data.splits import fold_split
+from weathered.recipe import Recipe, parse_fold
 
 
 class Splits(NamedTuple):
@@ -28,7 +29,7 @@ class Splits(NamedTuple):
 
 
 def prepare(recipe: Recipe) -> Splits:
-    """Load the recipe's data and apply its makers to the training set, validation split off afterwards.
+    """Load the recipe's data and apply its makers to the training set, validation and fold split off afterwards.
 
     Raises DataError or SpecError in one sentence for anything that is missing, broken or does not fit.
     """
@@ -62,6 +63,8 @@ def prepare(recipe: Recipe) -> Splits:
         raise SpecError(f"base_classes must be in [2, {train.num_classes - 1}], got {options.base_classes}.")
     if options.validation:
         train, validation = validation_split(train, options.validation, seed)
+    if options.fold is not None:
+        train, test = fold_split(train, *parse_fold(options.fold), seed)
     aux = {
         name: load_auxiliary(source, train, seed, root=root, skip_bad=options.skip_bad)
         for name, source in map(split_spec, options.aux)

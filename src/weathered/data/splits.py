@@ -78,3 +78,43 @@ def validation_split(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
     train = dataset.select(kept, note)
     train = train.replace(notes=(*train.notes, missing)) if missing else train
     return train, dataset.select(held).replace(name=f"{dataset.name} (validation)")
+
+
+def stratified_folds(labels: Int[Tensor, "N"], folds: int, rng: torch.Generator) -> Int[Tensor, "N"]:
+    """The fold (N,) in [0, folds) of each row; class counts of any two folds differ by at most 1, and so do sizes.
+
+    labels (N,) >= 0. rng: a generator on the CPU. With rows shuffled and put in order of class, the folds take turns.
+    Raises ValueError unless 2 <= folds <= N.
+    """
+    if not 2 <= folds <= len(labels):
+        raise ValueError(f"folds must be in [2, {len(labels)}], the number of rows, got {folds}")
+    shuffled = torch.randperm(len(labels), generator=rng)
+    order = shuffled[labels[shuffled].argsort(stable=True)]
+    fold = torch.empty(len(labels), dtype=torch.int64)
+    fold[order] = torch.arange(len(labels)) % folds
+    return fold
+
+
+def refuse_single_samples(labels: Int[Tensor, "N"], class_names: Sequence[str]) -> None:
+    """Raise DataError, naming the class, unless each class has the two samples that folds need."""
+    counts = torch.bincount(labels, minlength=len(class_names))
+    if len(counts) and int(counts.min()) < 2:
+        rare = int(counts.argmin())
+        samples = f"{int(counts[rare])} sample{'s' if counts[rare] != 1 else ''}"
+        raise DataError(
+            f"Class '{class_names[rare]}' has {samples}, but each class needs at least 2 for a model to learn it while "
+            "one is held out: leave the class out, or merge it with another."
+        )
+
+
+def fold_split(dataset: Dataset, number: int, folds: int, seed: int) -> tuple[Dataset, Dataset]:
+    """(all other folds, the fold `number`) of a training set, drawn from (seed, "folds").
+
+    Raises DataError if a class has a single sample or there are fewer rows than folds.
+    """
+    refuse_single_samples(dataset.labels, dataset.class_names)
+    if folds > len(dataset):
+        raise DataError(f"{dataset.name}: {len(dataset)} rows cannot be parted into {folds} folds.")
+    held = stratified_folds(dataset.labels, folds, generator(seed, "folds")) == number
+    train = dataset.select(~held, f"Fold {number + 1} of {folds}, {int(held.sum())} rows, is held out as the test set.")
+    return train, dataset.select(held).replace(name=f"{dataset.name} (fold {number + 1} of {folds})")

@@ -16,15 +16,16 @@ HEAD_BYTES = 1 << 20
 """The header must lie within this many bytes."""
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, as_text: Sequence[str] = ()) -> pa.Table:
     """The rows below the header, separated by commas, semicolons or tabs, in UTF-8 with or without its mark.
 
     The separator is the one that splits the header; where several do, the one under which every row has as many
-    fields as the header. Rows in messages count from 0 after the header, lines from 1.
+    fields as the header. as_text: columns whose values stay as they are written, `07` and `true` included. Rows in
+    messages count from 0 after the header, lines from 1.
     Raises DataError for a file that is not UTF-8, rows of other lengths, a repeated column, or no rows.
     """
     header = headers(path)
-    table = _only_fitting(path, header) if len(header) > 1 else _parse(path, next(iter(header), ","))
+    table = _only_fitting(path, header, as_text) if len(header) > 1 else _parse(path, next(iter(header), ","), as_text)
     if any(pa.types.is_binary(field.type) for field in table.schema):
         raise _not_utf8(path)
     names = table.column_names
@@ -81,12 +82,12 @@ def _first_record(text: str, separator: str) -> list[str]:
         return []
 
 
-def _only_fitting(path: Path, headers: dict[str, list[str]]) -> pa.Table:
+def _only_fitting(path: Path, headers: dict[str, list[str]], as_text: Sequence[str]) -> pa.Table:
     tables: dict[str, pa.Table] = {}
     errors: list[DataError] = []
     for separator in headers:
         try:
-            tables[separator] = _parse(path, separator)
+            tables[separator] = _parse(path, separator, as_text)
         except DataError as error:
             errors.append(error)
     if not tables:
@@ -100,7 +101,7 @@ def _only_fitting(path: Path, headers: dict[str, list[str]]) -> pa.Table:
     return next(iter(tables.values()))
 
 
-def _parse(path: Path, separator: str) -> pa.Table:
+def _parse(path: Path, separator: str, as_text: Sequence[str]) -> pa.Table:
     broken: list[arrow_csv.InvalidRow] = []
 
     def remember(row: arrow_csv.InvalidRow) -> str:
@@ -112,7 +113,9 @@ def _parse(path: Path, separator: str) -> pa.Table:
             path,
             read_options=arrow_csv.ReadOptions(use_threads=threads),
             parse_options=arrow_csv.ParseOptions(delimiter=separator, invalid_row_handler=remember),
-            convert_options=arrow_csv.ConvertOptions(strings_can_be_null=True),
+            convert_options=arrow_csv.ConvertOptions(
+                strings_can_be_null=True, column_types=dict.fromkeys(as_text, pa.string())
+            ),
         )
 
     try:

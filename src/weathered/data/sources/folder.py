@@ -49,7 +49,8 @@ def read_folder(rest: str, options: ReadOptions) -> Dataset:
     empty = [name for name in classes if not paths[name]]
     if empty:
         raise DataError(
-            f"{root}: the class '{empty[0]}' is empty, its folder holds no image ({', '.join(sorted(SUFFIXES))})."
+            f"{root}: the class '{empty[0]}' is empty, its folder holds no image "
+            f"({', '.join(sorted(SUFFIXES))}); delete it, or put images into it."
         )
     labels = [name for name in classes for _ in paths[name]]
     coded = LabelCoder(str(root), classes, options.class_names).encode({"label": labels})

@@ -1,6 +1,7 @@
 """`hf:NAME[@CONFIG][:SPLIT]`: a data set of the Hugging Face hub, through the optional package `datasets`."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def read_hugging_face(rest: str, options: ReadOptions) -> Dataset:
         raise DataError("'hf' needs a name, as in hf:NAME, hf:NAME@CONFIG or hf:NAME:SPLIT.")
     try:
         import datasets  # pyright: ignore[reportMissingImports]
+        import huggingface_hub
     except ImportError as error:
         raise DataError("hf:NAME needs the package 'datasets'; install it with pip install 'weathered[hf]'.") from error
     split = split or ("test" if options.test else "train")
@@ -49,8 +51,10 @@ def read_hugging_face(rest: str, options: ReadOptions) -> Dataset:
         return table_dataset(table, names, options, label, label)
     labels = read_labels(table, others, names, options, label)
     undecoded = data.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    places = [datasets.config.DOWNLOADED_DATASETS_PATH, datasets.config.EXTRACTED_DATASETS_PATH]
+    allowed = prefixes_of_files(name, places, huggingface_hub.constants.HF_HUB_CACHE)
     return Dataset(
-        StreamInputs(HubImages(undecoded, image, label), image_size=options.image_size),
+        StreamInputs(HubImages(undecoded, image, label, allowed), image_size=options.image_size),
         labels.labels,
         labels.names,
         name=name.rpartition("/")[2],
@@ -59,11 +63,25 @@ def read_hugging_face(rest: str, options: ReadOptions) -> Dataset:
     )
 
 
-class HubImages:
-    """The image column of a `datasets.Dataset`, undecoded; it is memory-mapped, so every order is fast."""
+def prefixes_of_files(name: str, downloads: Sequence[str | Path], hub_cache: str | Path) -> tuple[str, ...]:
+    """How the resolved paths of image files begin that may be opened.
 
-    def __init__(self, data: Any, column: str, name: str):
-        self.data, self.column, self.name = data, column, name
+    They lie in the folder `name`, if it is one, in the folders `downloads`, or in those of data sets in the hub's
+    cache.
+    """
+    folders = [name, *downloads] if os.path.isdir(name) else downloads
+    own = (f"{os.path.realpath(folder)}{os.sep}" for folder in folders)
+    return (*own, f"{os.path.realpath(hub_cache)}{os.sep}datasets--")
+
+
+class HubImages:
+    """The image column of a `datasets.Dataset`, undecoded; it is memory-mapped, so every order is fast.
+
+    allowed: how the resolved paths of files begin that may be opened. A table may name any file of this computer.
+    """
+
+    def __init__(self, data: Any, column: str, name: str, allowed: tuple[str, ...]):
+        self.data, self.column, self.name, self.allowed = data, column, name, allowed
 
     def __len__(self) -> int:
         return len(self.data)
@@ -75,11 +93,16 @@ class HubImages:
         image = self.data[row][self.column] or {}
         if image.get("bytes"):
             return image["bytes"]
+        if not image.get("path"):
+            raise BadImage(f"{self.where(row)}: the image has no bytes.")
         try:
-            with Path(image["path"]).open("rb") as stream:
-                return stream.read(MAX_BYTES + 1)
-        except (OSError, KeyError, TypeError) as error:
-            raise BadImage(f"{self.where(row)}: the image has no bytes.") from error
+            path = os.path.realpath(image["path"])
+            if path.startswith(self.allowed):
+                with open(path, "rb") as stream:
+                    return stream.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise BadImage(f"{self.where(row)}: the image's file cannot be read: {error}.") from error
+        raise BadImage(f"{self.where(row)}: '{image['path']}' is not among the files of the data set.")
 
     def chunks(self, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Encoded]]:
         for part in split_rows(rows, size):

@@ -1,19 +1,22 @@
 """load and load_pair: from a spec such as `parquet:PATH` to a Dataset, decoded where it fits."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from weathered.core.errors import DataError
 from weathered.core.rng import generator
 from weathered.core.spec import near
 from weathered.data.cache import materialise
 from weathered.data.dataset import Dataset, MemoryInputs
+from weathered.data.encoded import FileImages
 from weathered.data.images import Layout
-from weathered.data.labels import MissingColumn
+from weathered.data.labels import DEFAULT_COLUMNS, MissingColumn
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
 from weathered.data.sources.tables import same_columns
@@ -130,6 +133,26 @@ def load_pair(
     return train, test.replace(name=f"{test.name} (test)", notes=(*test.notes, note) if note else test.notes)
 
 
+def row_names(spec: str, rows: Sequence[int] | np.ndarray, root: Path | None = None) -> list[str]:
+    """What a person calls these rows of a source: the file of an image, relative to its folder, else "row 17"."""
+    inputs = _read(spec, ReadOptions(root=root)).inputs
+    files = (
+        inputs.encoded.paths if isinstance(inputs, StreamInputs) and isinstance(inputs.encoded, FileImages) else None
+    )
+    return [f"row {row}" if files is None else files[row] for row in np.asarray(rows).tolist()]
+
+
+def label_columns(
+    spec: str, columns: Sequence[str], class_names: tuple[str, ...], root: Path | None = None
+) -> Int[torch.Tensor, "N M"]:
+    """The codes of several label columns of a source, (N, M); inputs are not read.
+
+    Raises DataError for a column that is not there, or a label in it that is missing or none of the classes.
+    """
+    options = ReadOptions(class_names=class_names, root=root, not_features=frozenset({*columns, *DEFAULT_COLUMNS}))
+    return torch.stack([_read(spec, replace(options, label_column=column)).labels for column in columns], 1)
+
+
 def has_own_test(spec: str) -> bool:
     """Whether a source brings its own test split and no split was named in the spec."""
     name, rest = parse_source(spec)
@@ -199,7 +222,7 @@ def _read(spec: str, options: ReadOptions) -> Dataset:
         raise DataError(f"{spec}: there are no rows.")
     if options.image_size is not None and isinstance(dataset.inputs, MemoryInputs) and dataset.is_image:
         dataset = dataset.replace(inputs=MemoryInputs(resized(dataset.inputs.tensor, options.image_size)))
-    return dataset
+    return dataset.replace(source_rows=torch.arange(len(dataset)))
 
 
 def resized(images: torch.Tensor, size: int) -> torch.Tensor:

@@ -57,6 +57,15 @@ def existing_file(rest: str, source: str) -> Path:
     return path
 
 
+def check_memory(where: str | Path, size: int, limit: int, remedy: str) -> None:
+    """Raise DataError if arrays of `size` bytes are above the memory limit of `limit` bytes. remedy: what to do."""
+    if size > limit:
+        raise DataError(
+            f"{where}: the arrays take {-(-size >> 20)} MiB, the limit is {limit >> 20} MiB; {remedy}, or read them in "
+            "Python with a larger memory_limit_bytes."
+        )
+
+
 def refuse_columns(source: str, options: ReadOptions) -> None:
     """Raise MissingColumn if a label or clean column was named for a source without columns."""
     for name, value in (("label", options.label_column), ("clean", options.clean_column)):

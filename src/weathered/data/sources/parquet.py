@@ -2,12 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from weathered.core.atomic import write_atomically
@@ -18,11 +19,15 @@ from weathered.data.encoded import BytesImages, Encoded, split_rows
 from weathered.data.images import BadImage
 from weathered.data.labels import DEFAULT_COLUMNS
 from weathered.data.sources.arrow import declared_features, is_extra, read_extra, read_labels, table_dataset
-from weathered.data.sources.options import ReadOptions, existing_file
+from weathered.data.sources.options import ReadOptions, check_memory, existing_file
 from weathered.data.stream import StreamInputs
 
 HASHED_WHOLE = 1 << 30
 """Larger files are recognised by path, size and time of change instead of their content."""
+LABELS = 64 << 20
+"""Labels of images up to this many bytes are read whatever the memory limit says of the images."""
+ROWS = 1 << 13
+"""Rows of a table that are read at a time."""
 
 
 def read_parquet(rest: str, options: ReadOptions) -> Dataset:
@@ -30,8 +35,10 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
 
     The image column is the one that the metadata declares, or `image`. Labels are text, or whole numbers that index
     the class names of the metadata where it has any. Further whole-number and list columns become `extra`.
+    Raises DataError for a file that cannot be read, and for tables above the memory limit.
     """
     path = existing_file(rest, "parquet")
+    limit = options.memory_limit_bytes
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -41,11 +48,11 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
         features = declared_features(schema)
         image = image_column(schema, features)
         if image is None:
-            return table_dataset(pq.read_table(path), features, options, str(path), path.stem)
+            return table_dataset(read_columns(path, schema.names, limit), features, options, str(path), path.stem)
         columns: list[str] = [name for name in schema.names if not is_image_type(schema.field(name).type)]
         labelling = {options.label_column, options.clean_column, *DEFAULT_COLUMNS}
         wanted: list[str] = [c for c in columns if is_extra(schema.field(c).type) or c in labelling]
-        table = pq.read_table(path, columns=wanted)
+        table = read_columns(path, wanted, max(limit, LABELS))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a parquet file that can be read: {_one_line(error)}.") from error
     labels = read_labels(table, columns, features, options, str(path))
@@ -59,12 +66,58 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
     )
 
 
+def read_columns(path: Path, columns: Sequence[str], limit: int) -> pa.Table:
+    """The columns of a parquet file. Raises DataError where their numbers take more than `limit` bytes as float32, or
+    all of them more than twice that as they are: they may be float64.
+
+    What the file says of itself is looked at first, but a few bytes of it may stand for a long text in every row.
+    """
+    remedy = "keep fewer rows or columns"
+    schema = pq.read_schema(path)
+    # long texts are then read once, not once a row
+    texts = [field.name for field in schema if is_text_type(field.type)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        groups = (file.metadata.row_group(g) for g in range(file.metadata.num_row_groups))
+        chunks = [chunk for group in groups for chunk in map(group.column, range(group.num_columns))]
+        wanted = tuple(f"{name}." for name in columns)
+        chunks = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(wanted)]
+        values = sum(chunk.num_values for chunk in chunks)
+        stored = sum(chunk.total_uncompressed_size for chunk in chunks)
+        check_memory(path, max(4 * values, stored // 2), limit, remedy)
+        batches, size = [], 0
+        for batch in file.iter_batches(batch_size=ROWS, columns=list(columns)):
+            size += sum(map(_size, batch.columns))
+            check_memory(path, size // 2, limit, remedy)
+            batches.append(batch)
+    table = pa.Table.from_batches(batches) if batches else schema.empty_table()
+    return table.select(list(columns)).cast(pa.schema([schema.field(name) for name in columns]))
+
+
+def is_text_type(kind: pa.DataType) -> bool:
+    """Whether a column holds text or bytes of any length."""
+    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string)) or is_bytes_type(kind)
+
+
+def is_bytes_type(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _size(column: pa.Array) -> int:
+    """Bytes of a column with every text written out."""
+    if not pa.types.is_dictionary(column.type):
+        return column.nbytes
+    if not is_text_type(column.type.value_type):
+        return 8 * len(column)
+    lengths = pc.call_function("binary_length", [column.dictionary]).take(column.indices)
+    return pc.call_function("sum", [lengths]).as_py() or 0
+
+
 def is_image_type(kind: pa.DataType) -> bool:
     """Whether a column may hold encoded images: bytes, or a struct with a field `bytes` of bytes."""
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and is_image_type(kind.field(place).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_bytes_type(kind)
 
 
 def image_column(schema: pa.Schema, features: dict[str, Any]) -> str | None:
