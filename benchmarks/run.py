@@ -11,9 +11,9 @@ import torch
 
 from timing import Row
 
-FILES = ("start_up", "engine_overhead", "mixing", "acil", "mahalanobis", "end_to_end")
+FILES = ("start_up", "engine_overhead", "mixing", "acil", "mahalanobis", "losses", "labels", "end_to_end")
 HERE = Path(__file__).parent
-PEERS = ("torch", "torchvision", "timm", "kornia", "pytorch-ood")
+PEERS = ("torch", "torchvision", "timm", "kornia", "pytorch-ood", "cleanlab", "torchmetrics")
 
 
 def main(names: list[str]) -> None:

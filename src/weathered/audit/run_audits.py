@@ -1,7 +1,7 @@
 """The audits by name, each from finished runs to a result."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.certified import audit_certified
 from weathered.audit.corruption import audit_corruption
+from weathered.audit.labels.blocks import Progress
+from weathered.audit.labels.of_run import LabelOptions, audit_run_labels
 from weathered.audit.ood import audit_ood
 from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
 from weathered.audit.ood_sets import synthetic_ood_sets
@@ -29,12 +31,16 @@ from weathered.training import truth
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """What a user may say of the audits: outlier data by spec, score names, a limit of samples, certified noise."""
+    """What a user may say of the audits: outlier data by spec, score names, a limit of samples, certified noise, and
+    what the label audit is told. progress: called while an audit goes on.
+    """
 
     ood: tuple[str, ...] = ()
     scores: tuple[str, ...] = ("msp", "energy", "knn")
     limit: int | None = None
     sigma: float = 0.25
+    labels: LabelOptions = field(default_factory=LabelOptions)
+    progress: Progress | None = None
 
 
 Audited = Sequence[LoadedRun]
@@ -108,8 +114,7 @@ def _ensemble(
     groups = {"calibration": held, "test": test, **outliers}
     by_run: list[dict[str, dict[str, np.ndarray]]] = []
     for run in runs:
-        if run.splits.test.class_names != runs[0].splits.test.class_names:
-            raise DataError(f"{run.folder.path} was trained on other classes than {runs[0].folder.path}.")
+        _check_same_test(runs[0], run)
         scores = build_scores(options.scores)
         evidence = extract(run.model, run.splits.train)
         if evidence.features is None:
@@ -127,13 +132,33 @@ def _ensemble(
     return audit_ood(columns["test"], {name: columns[name] for name in outliers}, notes)
 
 
+def _check_same_test(first: LoadedRun, other: LoadedRun) -> None:
+    """Refuse members of an ensemble with other test rows: some of them may be rows that a member was trained on."""
+    if other.splits.test.class_names != first.splits.test.class_names:
+        raise DataError(f"{other.folder.path} was trained on other classes than {first.folder.path}.")
+    prints = [run.folder.read_json("run.json")["data_fingerprint"] for run in (first, other)]
+    rows = [run.splits.test.rows_in_source for run in (first, other)]
+    if prints[0] != prints[1] or not torch.equal(rows[0], rows[1]):
+        raise DataError(
+            f"{other.folder.path} has other test rows than {first.folder.path}, so it may have been trained on those "
+            "to be audited. Train the members of an ensemble with one --test, or with one --data-seed and several "
+            "--seed."
+        )
+
+
 def certified(runs: Audited, options: AuditOptions) -> AuditResult:
     test, model = _test(runs[0], options), runs[0].model
     return audit_certified(model, test, options.sigma, runs[0].recipe.settings.seed)
 
 
+def labels(runs: Audited, options: AuditOptions) -> AuditResult:
+    return audit_run_labels(runs[0], options.labels, options.progress)
+
+
 def default_audits(run: LoadedRun) -> list[str]:
-    """The audits that fit a run: no corruption of tables, no calibration of scores that are not probabilities."""
+    """The audits that fit a run: no corruption of tables, no calibration of scores that are not probabilities, and not
+    the label audit, which trains models.
+    """
     names = ["accuracy"]
     if not isinstance(run.model, AnalyticClassifier):
         names.append("calibration")
@@ -149,4 +174,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "corruption": corruption,
     "ood": ood,
     "certified": certified,
+    "labels": labels,
 }

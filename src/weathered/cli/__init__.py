@@ -3,7 +3,8 @@
 import typer
 
 from weathered.cli.catalogue import list_methods, show
-from weathered.cli.commands import audit, compare, demo, report, train, verify
+from weathered.cli.commands import advise, audit, compare, demo, report, train, verify
+from weathered.cli.reviewing import review
 
 app = typer.Typer(
     name="weathered",
@@ -20,5 +21,7 @@ app.command("show")(show)
 app.command("train")(train)
 app.command("compare")(compare)
 app.command("audit")(audit)
+app.command("advise")(advise)
 app.command("report")(report)
+app.command("review")(review)
 app.command("verify")(verify)

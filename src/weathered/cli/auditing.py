@@ -3,14 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from weathered.audit.result import AuditResult
+from weathered.audit.labels.audited_labels import labels_folder
+from weathered.audit.labels.of_run import LabelOptions
+from weathered.audit.result import AuditResult, plain
 from weathered.audit.run_audits import AUDITS, AuditOptions, default_audits
-from weathered.cli.progress import plain_progress
+from weathered.cli.progress import audit_progress
 from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.spec import near
 from weathered.loaded_run import load_run
@@ -24,6 +27,7 @@ def audit_runs(
     scores: Sequence[str],
     limit: int | None,
     sigma: float,
+    labels: LabelOptions,
     as_json: bool,
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit."""
@@ -34,12 +38,12 @@ def audit_runs(
     runs = [load_run(path) for path in paths]
     if names is None:
         wanted = default_audits(runs[0])
-    options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma)
     folder = runs[0].folder
     path = folder.path / "audit.json"
     kept = folder.read_json("audit.json") if path.exists() else {}
     results: list[AuditResult] = []
-    with plain_progress("audits", len(wanted)) as advance:
+    with audit_progress(len(wanted)) as (advance, show):
+        options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma, labels, show)
         for name in wanted:
             try:
                 result = AUDITS[name](runs, options)
@@ -60,7 +64,20 @@ def audit_runs(
         for note in result.notes:
             console.print(f"  {note}", style="dim", markup=False)
         console.print()
+    if "labels" in wanted:
+        typer.echo(f"labels: {labels_folder(folder.path)}; 'weathered review {folder.path}' shows the suspected ones")
     typer.echo(f"audits: {path}")
+
+
+def audit_quietly(path: Path, labels: LabelOptions) -> dict[str, Any]:
+    """Make the label audit of a run under a bar, keep it beside the run, and return all that is kept there."""
+    run = load_run(path)
+    with audit_progress(1) as (advance, show):
+        result = AUDITS["labels"]([run], AuditOptions(labels=labels, progress=show))
+        advance()
+    kept = {**run.folder.read_json("audit.json"), result.audit: plain(result.to_json())}
+    run.folder.write_json("audit.json", kept)
+    return kept
 
 
 def summary_table(result: AuditResult) -> Table:

@@ -75,7 +75,8 @@ def demo(
 def audit(
     run: Annotated[list[Path], typer.Argument(help="A finished run's folder; several for ensembles of scores.")],
     audits: Annotated[
-        str | None, typer.Option(help="As in accuracy,calibration,ood,corruption,certified; by default all that fit.")
+        str | None,
+        typer.Option(help="As in accuracy,calibration,ood,corruption,certified,labels; by default the quick ones."),
     ] = None,
     ood: Annotated[
         list[str] | None, typer.Option("--ood", help="Data unlike the training set; repeat for more.")
@@ -83,12 +84,50 @@ def audit(
     scores: Annotated[str, typer.Option(help="Scores for the ood audit, as in msp,energy,knn.")] = "msp,energy,knn",
     limit: Annotated[int | None, typer.Option(help="Audit at most this many test samples.")] = None,
     sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
+    folds: Annotated[int, typer.Option(help="Models that the label audit trains, each on all but one part.")] = 5,
+    pred_probs: Annotated[
+        Path | None, typer.Option(help="Out-of-sample probabilities of the training rows, a .npy file, for no folds.")
+    ] = None,
+    label_score: Annotated[str, typer.Option(help="What ranks labels in the label audit.")] = "self_confidence",
+    annotators: Annotated[
+        str | None, typer.Option(help="Label columns of one person each, as in first,second,third.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Folds that are trained at a time.")] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Measure how a finished run behaves, and write the figures beside it."""
+    from weathered.audit.labels.of_run import LabelOptions
+    from weathered.audit.labels.scores import as_score
     from weathered.cli.auditing import audit_runs
 
-    audit_runs(run, audits.split(",") if audits else None, ood or [], scores.split(","), limit, sigma, as_json)
+    people = tuple(column.strip() for column in annotators.split(",")) if annotators else ()
+    labels = LabelOptions(folds, pred_probs, as_score(label_score), annotators=people, workers=workers)
+    wanted = audits.split(",") if audits else None
+    audit_runs(run, wanted, ood or [], scores.split(","), limit, sigma, labels, as_json)
+
+
+@opt.takes_recipe_options
+def advise(
+    data: Annotated[str, typer.Argument(help="Data, or the folder of a finished run on them.")],
+    folds: Annotated[int, typer.Option(help="Models that the label audit trains, each on all but one part.")] = 5,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Folds that are trained at a time.")] = None,
+    *,
+    options: opt.RecipeOptions,
+    out: opt.Out = RUNS,
+    as_json: opt.Json = False,
+) -> None:
+    """Estimate what is wrong with the labels, and name the three recipes worth trying first."""
+    from weathered.audit.labels.of_run import LabelOptions
+    from weathered.cli.advising import advise_on
+    from weathered.core.errors import SpecError
+    from weathered.recipe import Recipe
+
+    run = Path(data) if (Path(data) / "run.json").is_file() else None
+    made = opt.make_recipe(options, None if run else data, seed)
+    if run is not None and made != Recipe():
+        raise SpecError(f"{run} is a finished run, so options of a recipe would change nothing; leave them out.")
+    advise_on(made, run, out, LabelOptions(folds, workers=workers), as_json)
 
 
 def report(

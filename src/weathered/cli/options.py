@@ -42,11 +42,20 @@ class RecipeOptions:
     ] = None
     long_tail: Annotated[str | None, typer.Option(help="Thin classes to this ratio: 50, or 50,kind=step.")] = None
     make: Annotated[list[str] | None, typer.Option(help="Any data maker as name:option=value; repeat for more.")] = None
+    labels: Annotated[
+        Path | None, typer.Option(help="Corrected labels, as 'weathered review' exports them: a csv or parquet file.")
+    ] = None
     aux: Annotated[
         list[str] | None, typer.Option(help="Unlabelled data for methods that use them, as in ood=patches; repeat.")
     ] = None
     limit: Annotated[int | None, typer.Option(help="Use at most this many training samples, drawn at random.")] = None
     validation: Annotated[float | None, typer.Option(help="Share of the training set that methods may read.")] = None
+    data_seed: Annotated[
+        int | None, typer.Option(help="Seed of splits and makers, if not --seed: the same rows for several runs.")
+    ] = None
+    fold: Annotated[str | None, typer.Option(help="As in 2/5: this part of the training set becomes the test set.")] = (
+        None
+    )
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images and count them.")] = False
     base_classes: Annotated[int | None, typer.Option(help="Classes of the first phase, for incremental learners.")] = (
@@ -87,16 +96,20 @@ def make_recipe(options: RecipeOptions, data: str | None, seed: int | None = Non
     """A recipe from a file, where one is named, and the options that were given."""
     from weathered.core.errors import SpecError
     from weathered.core.settings import Settings
+    from weathered.core.spec import render
     from weathered.recipe import DataOptions, Recipe
 
     recipe = Recipe() if options.recipe is None else Recipe.from_file(options.recipe)
     values = vars(options)
     tail = f"long-tail:{options.long_tail}" if options.long_tail else None
     flaws = [with_key(text, key) for text, key in ((tail, "imbalance"), (options.noise, "rate")) if text]
+    # last, because people see and correct the labels as the other makers leave them
+    corrected = [render("corrections", {"file": str(options.labels)})] if options.labels else []
     given = {
         **values,
         "train": data,
-        "make": [*flaws, *(options.make or [])],
+        "seed": options.data_seed,
+        "make": [*flaws, *(options.make or []), *corrected],
         "root": options.root and str(options.root),
     }
     try:

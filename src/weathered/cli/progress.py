@@ -64,9 +64,14 @@ def sweep_progress(total: int) -> Iterator[Callable[[Status], None]]:
     with _bar() as progress:
         whole: TaskID | None = None
         tasks: dict[str, TaskID] = {}
+        ended, shown = 0, progress.console.is_terminal
 
         def watch(status: Status) -> None:
-            nonlocal whole
+            nonlocal whole, ended
+            ended += status.ended
+            if status.ended and not shown:
+                # a log file takes no bars
+                progress.console.print(f"{ended} of {total} runs done", highlight=False)
             if whole is None:
                 whole = _task(progress, "runs", total)
             if status.ended:
@@ -79,6 +84,31 @@ def sweep_progress(total: int) -> Iterator[Callable[[Status], None]]:
             progress.update(tasks[status.hash], completed=status.step)
 
         yield watch
+
+
+@contextmanager
+def audit_progress(total: int) -> Iterator[tuple[Callable[[], None], Callable[[str, int, int], None]]]:
+    """A bar over `total` audits with what the present one is doing below it: (advance, show(what, done, of))."""
+    with _bar() as progress:
+        whole = _task(progress, "audits", total)
+        now: dict[str, TaskID] = {}
+
+        def clear() -> None:
+            for task in now.values():
+                progress.remove_task(task)
+            now.clear()
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in now:
+                clear()
+                now[what] = progress.add_task(f"  {what}", total=of, note="")
+            progress.update(now[what], completed=done, total=of)
+
+        def advance() -> None:
+            clear()
+            progress.advance(whole)
+
+        yield advance, show
 
 
 @contextmanager

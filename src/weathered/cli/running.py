@@ -20,10 +20,12 @@ from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.collect import report_on_comparison
 from weathered.report.text import seconds
+from weathered.run_record import changed_code, code_of
 from weathered.stats import interval_text
 from weathered.store import RunFolder, find_runs
 from weathered.sweep import Launcher
 from weathered.training import build_run, resolved_head, train
+from weathered.unread import unread_by_all, unread_data
 
 
 def dry(recipe: Recipe, as_json: bool) -> None:
@@ -36,7 +38,7 @@ def dry(recipe: Recipe, as_json: bool) -> None:
         "train": len(splits.train),
         "test": len(splits.test),
         "classes": dict(zip(splits.train.class_names, splits.train.class_counts.tolist(), strict=True)),
-        "notes": list(splits.train.notes),
+        "notes": [*splits.train.notes, *unread_data(run)],
     }
     verdict = "compatible"
     if as_json:
@@ -74,13 +76,16 @@ def train_one(
     if not fabric.is_global_zero:
         return
     record = folder.read_json("run.json")
+    notes = [*record["data_notes"], *unread_by_all([record])]
     if as_json:
-        shown = {"run": str(folder.path), "results": record["results"], "notes": record["data_notes"]}
+        shown = {"run": str(folder.path), "results": record["results"], "notes": notes}
         typer.echo(json.dumps(shown, indent=2))
         return
     if finished:
-        typer.echo("note: this run was finished before; its results are shown again.", err=True)
-    for note in record["data_notes"]:
+        changed = changed_code(record, code_of(recipe))
+        other = f", from other code ({', '.join(changed)} changed since)" if changed else ""
+        typer.echo(f"note: this run was finished before; its results are shown again{other}.", err=True)
+    for note in notes:
         typer.echo(f"note: {note}", err=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("figure", "value", "95 % interval", "n"):
@@ -120,6 +125,8 @@ def compare_arms(
         typer.echo(json.dumps({**plain(result.to_json()), "report": str(path)}, indent=2))
     else:
         Console().print(ranking_table(result))
+        for note in result.notes():
+            typer.echo(f"note: {note}", err=True)
         for name, error in result.failed.items():
             typer.echo(f"failed: {out / name}: {error}", err=True)
         typer.echo(f"comparison: {result.path}")
@@ -157,6 +164,8 @@ def report_on(paths: list[Path], out: Path, as_json: bool) -> None:
         raise SpecError("a report covers one comparison, or runs; give one comparison folder, or run folders.")
     result = read_comparison(comparisons[0]) if comparisons else comparison_of(find_runs(paths), out.parent)
     path = report_on_comparison(result, out, [command_line()])
+    for note in result.notes():
+        typer.echo(f"note: {note}", err=True)
     typer.echo(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 

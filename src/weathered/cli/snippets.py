@@ -8,6 +8,7 @@ from weathered.core.spec import parameters
 from weathered.registry import Entry
 
 ARGUMENTS = {
+    "file": "file",
     "imbalance": "50",
     "kind": '"fog"',
     "num_classes": "10",
@@ -26,6 +27,12 @@ is made for large data, so that it runs in a second."""
 COUNTS = "counts = torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20])"
 COSINE = "logits = CosineHead(16, 10)(torch.randn(8, 16))"
 LOGITS = "logits = torch.randn(8, 10, requires_grad=True)"
+CORRECTED = "\n".join(
+    [
+        'file = Path("corrections.csv")',
+        'file.write_text("row,old,new\\n0,0,8\\n")  # the first digit, a 0, is said to be an 8',
+    ]
+)
 OTHER = "other = Dataset.of(torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8), torch.zeros(50).long())"
 
 LOSS = """
@@ -56,6 +63,13 @@ run = Run(model, train, {slot}={part}, settings=settings{given})
 while run.step < run.total_steps:
     fit(run, max_steps=1)  # do what you like between the steps
 logits = run.predict(test)
+"""
+PROBE = """
+train, test = load_pair("digits", limit=200)
+{prepared}
+model, probe = build_model("cnn_small", train), {part}
+fit(Run(model, train, {slot}=probe, settings=Settings(epochs=3, batch_size=50){given}))
+print(probe.metrics())  # the mean so far, and the last drop, in nats
 """
 SCORE = """
 train, test = load_pair("digits", limit=200)
@@ -93,6 +107,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reweight": (REWEIGHT, ("Target",)),
     "procedure": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "stepper": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "probe": (PROBE, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "score": (SCORE, ("build_model", "load_pair")),
     "ensemble": (ENSEMBLE, ()),
     "learner": (LEARNER, ()),
@@ -123,6 +138,8 @@ def snippet(slug: str) -> str:
         imports.append("from weathered.scores.extract import extract")
     if "torch." in body:
         imports.insert(0, "import torch\n")
+    if CORRECTED in prepared:
+        imports.insert(0, "from pathlib import Path\n")
     return "\n".join(imports) + "\n\n" + body + "\n"
 
 
@@ -132,6 +149,8 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
     lines = [COUNTS] if "class_counts" in needed and KINDS[entry.slot][0] is not RUN else []
     if "source" in needed or any(fact.startswith("aux:") for fact in traits_of(part).needs):
         lines.append(OTHER)
+    if "file" in needed:
+        lines.append(CORRECTED)
     if entry.slot == "loss":
         lines.append(COSINE if "cosine_head" in traits_of(part).needs else LOGITS)
     return lines

@@ -4,7 +4,7 @@ from weathered.audit.labels.annotators import annotator_quality, dawid_skene, kr
 from weathered.audit.labels.audit import audit_labels
 from weathered.audit.labels.confident import confident_learning
 from weathered.audit.labels.duplicates import exact_duplicates, near_duplicates
-from weathered.audit.labels.folds import out_of_sample_probabilities, stratified_folds
+from weathered.audit.labels.folds import out_of_sample_probabilities
 from weathered.audit.labels.issues import find_issues, issues_of
 from weathered.audit.labels.neighbours import nearest_neighbours
 from weathered.audit.labels.noise import estimate_noise
@@ -38,6 +38,5 @@ __all__ = [
     "nearest_neighbours",
     "neighbour_agreement",
     "out_of_sample_probabilities",
-    "stratified_folds",
     "two_networks",
 ]

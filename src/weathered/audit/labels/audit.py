@@ -43,9 +43,9 @@ def audit_labels(
     """Find the labels that are probably wrong, by confident learning.
 
     probabilities (N, C): out-of-sample, in memory or a .npy file. labels (N,): in [0, C). class_names: C names.
-    clean (N,): the right labels where they are known, only to measure the audit. score ranks labels, method decides
-    which are suspected: see `scores` and `issues`. rng: draws of the bootstrap, on the CPU; without one, those of seed
-    0, so that an audit repeats. Memory besides the probabilities grows with N and with C^2.
+    clean (N,): the right labels where they are known, -1 where no class is right; only to measure the audit. score
+    ranks labels, method decides which are suspected: see `scores` and `issues`. rng: draws of the bootstrap, on the
+    CPU; without one, those of seed 0, so that an audit repeats. Memory besides the probabilities grows with N and C^2.
     per_sample: score (lower = more suspicious), suggested (class number), rank (1 = most suspicious), suspected.
     Raises DataError if shapes, labels or probabilities do not fit, and SpecError for unknown names.
     """
@@ -54,7 +54,7 @@ def audit_labels(
     matrix, names = open_matrix(probabilities, "Probabilities"), list(class_names)
     if matrix.shape[1] != len(names):
         raise DataError(f"Probabilities have {matrix.shape[1]} columns but there are {len(names)} classes.")
-    right = None if clean is None else check_labels(clean, *matrix.shape)
+    right = None if clean is None else _right_labels(clean, *matrix.shape)
     learnt = confident_learning(
         matrix, labels, entropy=score == "confidence_weighted_entropy", block_rows=block_rows, progress=progress
     )
@@ -87,6 +87,12 @@ def audit_labels(
         per_sample={"score": issues.score, "suggested": issues.suggested, "rank": rank, "suspected": issues.mask},
         notes=tuple(notes),
     )
+
+
+def _right_labels(clean: np.ndarray | Tensor, rows: int, num_classes: int) -> np.ndarray:
+    right = torch.as_tensor(clean).detach().cpu().numpy()
+    check_labels(np.where(right == -1, 0, right), rows, num_classes)
+    return right
 
 
 def _measured(issues: Issues, wrong: np.ndarray, score: Score) -> tuple[dict[str, Estimate], list[str]]:

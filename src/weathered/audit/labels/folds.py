@@ -18,24 +18,10 @@ from weathered.audit.labels.blocks import Progress, as_array, check_labels, chec
 from weathered.core.atomic import write_atomically, write_text
 from weathered.core.errors import DataError
 from weathered.core.rng import generator
+from weathered.data.splits import refuse_single_samples, stratified_folds
 
 FitPredict = Callable[[np.ndarray, np.ndarray], np.ndarray | Tensor]
 """(train rows, held rows), sorted int64 arrays -> probabilities (held rows, C) of a model fitted to the train rows."""
-
-
-def stratified_folds(labels: np.ndarray, num_classes: int, folds: int, rng: torch.Generator) -> np.ndarray:
-    """The fold (N,) in [0, folds) of each row.
-
-    labels (N,): in [0, C). rng: a generator on the CPU. With rows shuffled and put in order of class, the folds take
-    turns. Raises ValueError unless 2 <= folds <= N.
-    """
-    if not 2 <= folds <= len(labels):
-        raise ValueError(f"folds must be in [2, {len(labels)}], the number of rows, got {folds}")
-    shuffled = torch.randperm(len(labels), generator=rng).numpy()
-    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    fold = np.empty(len(labels), np.int64)
-    fold[order] = np.arange(len(labels)) % folds
-    return fold
 
 
 def out_of_sample_probabilities(
@@ -60,15 +46,8 @@ def out_of_sample_probabilities(
     """
     size, rows = len(class_names), len(labels)
     given = check_labels(labels, rows, size)
-    counts = np.bincount(given, minlength=size)
-    if counts.size and counts.min() < 2:
-        rare = int(counts.argmin())
-        raise DataError(
-            f"Class '{class_names[rare]}' has {counts[rare]} sample{'s' if counts[rare] != 1 else ''}, but each class "
-            "needs at least 2 for a model to learn it while one is held out: leave the class out, or merge it with "
-            "another."
-        )
-    fold = stratified_folds(given, size, folds, generator(seed, "folds"))
+    refuse_single_samples(torch.from_numpy(given), class_names)
+    fold = stratified_folds(torch.from_numpy(given), folds, generator(seed, "folds")).numpy()
     if folder is not None:
         _claim(folder, given, fold, size, key)
         finished = folder / "probabilities.npy"

@@ -1,0 +1,107 @@
+"""Finding wrong labels at 50,000 x 100 and x 1,000 against cleanlab, in time and in peak memory; calibration error.
+
+Each measurement of memory is a process of its own that opens the probabilities from a file, as a user who has them on
+disk does: both are told to read them as they would. The rankings are compared first.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from cleanlab.filter import find_label_issues
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from timing import Row, side_by_side
+from weathered.audit.calibration import expected_calibration_error
+from weathered.audit.labels import find_issues
+
+ROWS = 50_000
+CLASSES = (100, 1000)
+METHOD = "prune_by_noise_rate"
+
+
+def made(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, C) float32 of a model that is mostly right, and labels of which a fifth is wrong."""
+    rng = np.random.default_rng(classes)
+    truth = rng.integers(0, classes, ROWS)
+    logits = rng.standard_normal((ROWS, classes), dtype=np.float32)
+    logits[np.arange(ROWS), truth] += 5
+    labels = np.where(rng.random(ROWS) < 0.2, rng.integers(0, classes, ROWS), truth)
+    return torch.from_numpy(logits).softmax(1).numpy(), labels
+
+
+def rows() -> list[Row]:
+    return [*_issues(), _calibration()]
+
+
+def ours(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return find_issues(probabilities, labels, method=METHOD, argmax_over="all").rows
+
+
+def theirs(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return find_label_issues(
+        labels, probabilities, filter_by=METHOD, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+
+
+def _issues() -> list[Row]:
+    found = []
+    for classes in CLASSES:
+        probabilities, labels = made(classes)
+        mine, peer = ours(probabilities, labels), theirs(probabilities, labels)
+        same = len(set(mine.tolist()) ^ set(peer.tolist()))
+        # equal counts up to how ties of remainders are broken, and one order for what both name
+        assert same <= 0.01 * len(peer), f"{same} of {len(peer)} labels are named by one of the two only"
+        both = set(mine.tolist()) & set(peer.tolist())
+        assert [row for row in mine.tolist() if row in both] == [row for row in peer.tolist() if row in both]
+        what = f"finding wrong labels, {ROWS}x{classes} ({same} of {len(peer)} differ)"
+        found.append(
+            side_by_side(
+                what, "cleanlab", lambda p=probabilities, y=labels: ours(p, y),
+                lambda p=probabilities, y=labels: theirs(p, y), 1.0, 3, 1, 0,
+            )
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(Path(folder) / "p.npy", probabilities)
+            np.save(Path(folder) / "y.npy", labels)
+            del probabilities
+            mine_mib, peer_mib = (_peak(name, folder) for name in ("ours", "theirs"))
+        found.append(
+            Row(f"peak memory, {ROWS}x{classes}, MiB in place of ms", "cleanlab", mine_mib, peer_mib,
+                peer_mib / mine_mib, 1.0, 1)
+        )  # fmt: skip
+    return found
+
+
+def _peak(name: str, folder: str) -> float:
+    """Peak resident memory in MiB of a fresh process that finds the issues, that of its imports included."""
+    done = subprocess.run([sys.executable, __file__, name, folder], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _calibration() -> Row:
+    probabilities, labels = made(100)
+    p, y = torch.from_numpy(probabilities), torch.from_numpy(labels)
+
+    def mine() -> float:
+        confidence, predicted = p.max(1)
+        return expected_calibration_error(confidence.double().numpy(), (predicted == y).numpy())
+
+    def peer() -> float:
+        return float(multiclass_calibration_error(p, y, num_classes=100, n_bins=15))
+
+    assert abs(mine() - peer()) < 1e-4
+    return side_by_side("expected calibration error, 50000x100", "torchmetrics", mine, peer, 2.5, 30)
+
+
+if __name__ == "__main__":
+    import resource
+
+    place = Path(sys.argv[2])
+    matrix = np.load(place / "p.npy", mmap_mode="r")
+    {"ours": ours, "theirs": theirs}[sys.argv[1]](matrix, np.load(place / "y.npy"))
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))

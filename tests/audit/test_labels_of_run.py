@@ -1,0 +1,166 @@
+"""The label audit of a finished run, by the command line: folds, what it leaves beside the run, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from weathered.audit.labels.annotator_audit import annotator_findings
+from weathered.audit.labels.audited_labels import labels_folder, read_audited_labels
+from weathered.audit.labels.duplicate_audit import duplicate_findings
+from weathered.audit.labels.examples import nearest_examples
+from weathered.audit.labels.of_run import LabelOptions, audit_run_labels
+from weathered.core.errors import DataError, SpecError
+from weathered.data.dataset import Dataset
+from weathered.loaded_run import load_run
+from weathered.recipe import DataOptions, Recipe
+from weathered.training import train
+
+RECIPE = Recipe(
+    data=DataOptions(make=("symmetric:rate=0.2",), limit=400), model="mlp:width=64"
+).with_settings(epochs=12, batch_size=50)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return load_run(train(RECIPE, tmp_path_factory.mktemp("runs")).path)
+
+
+@pytest.fixture(scope="module")
+def audited(run):
+    seen = []
+    result = audit_run_labels(run, LabelOptions(folds=3), lambda *step: seen.append(step))
+    return result, seen
+
+
+def test_most_wrong_labels_are_found_by_models_that_never_saw_them(run, audited):
+    result, seen = audited
+    assert result.summary["average precision"].value > 0.8
+    assert 0.1 < result.summary["estimated noise rate"].value < 0.35
+    assert result.notes[0] == "Probabilities are those of 3 models, each asked only about rows it was not trained on."
+    assert {"training folds", "asking each fold's model", "reading inputs"} <= {what for what, _, _ in seen}
+    assert all(0 <= done <= of for _, done, of in seen)
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_what_lies_beside_the_run(run, audited):
+    result, _ = audited
+    kept, data = read_audited_labels(run.folder.path), run.splits.train
+    assert np.array_equal(kept.label, data.labels.numpy())
+    assert np.array_equal(kept.source_row, data.source_rows.numpy())
+    assert np.array_equal(kept.score, result.per_sample["score"])
+    assert np.array_equal(kept.suspected, result.per_sample["suspected"])
+    assert kept.name[5] == f"row {int(data.source_rows[5])}"
+    for row in range(len(kept)):
+        if not kept.suspected[row]:
+            assert kept.like_label[row] == kept.like_suggested[row] == []
+        for near, code in ((kept.like_label[row], kept.label[row]), (kept.like_suggested[row], kept.suggested[row])):
+            assert all(kept.label[other] == code and not kept.suspected[other] for other in near)
+    assert all(len(kept.like_label[row]) == 4 for row in np.flatnonzero(kept.suspected))
+
+
+def test_a_second_audit_trains_nothing_and_says_the_same(run, audited):
+    folds = sorted((labels_folder(run.folder.path) / "folds").glob("*/done"))
+    before = [path.stat().st_mtime_ns for path in folds]
+    again = audit_run_labels(run, LabelOptions(folds=3))
+    assert [path.stat().st_mtime_ns for path in folds] == before
+    assert again.summary == audited[0].summary
+    assert np.array_equal(again.per_sample["score"], audited[0].per_sample["score"])
+
+
+def test_folds_alone_decide_the_probabilities(run, audited):
+    """Put together again from the finished folds, each row by the one model that did not see it."""
+    path = labels_folder(run.folder.path) / "probabilities-3.npy"
+    first = np.load(path)
+    assert np.allclose(first.sum(1), 1, atol=1e-5)
+    path.unlink()
+    audit_run_labels(run, LabelOptions(folds=3))
+    assert np.array_equal(np.load(path), first)
+
+
+def test_given_probabilities_take_the_place_of_folds(run, audited, tmp_path):
+    data = run.splits.train
+    good = np.full((len(data), 10), 0.01)
+    good[np.arange(len(data)), data.clean_labels] = 0.91
+    np.save(tmp_path / "p.npy", good)
+    result = audit_run_labels(run, LabelOptions(pred_probs=tmp_path / "p.npy"))
+    assert result.summary["average precision"].value == 1.0
+    for wrong, message in (
+        (good[:-1], "Expected one label for each of 399 rows"),
+        (good[:, :-1] / good[:, :-1].sum(1, keepdims=True), "9 columns but there are 10 classes"),
+        (good * 2, "row 0 sums to 2"),
+    ):
+        np.save(tmp_path / "p.npy", wrong)
+        with pytest.raises(DataError, match=message):
+            audit_run_labels(run, LabelOptions(pred_probs=tmp_path / "p.npy"))
+    with pytest.raises(DataError, match="cannot be read as a .npy file"):
+        audit_run_labels(run, LabelOptions(pred_probs=tmp_path / "none.npy"))
+
+
+def test_a_run_without_an_audit_and_a_damaged_one(run, tmp_path):
+    with pytest.raises(DataError, match="has no label audit yet; make one by 'weathered audit .* --audits labels'"):
+        read_audited_labels(tmp_path)
+    labels_folder(tmp_path).mkdir()
+    (labels_folder(tmp_path) / "labels.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="Make the label audit again"):
+        read_audited_labels(tmp_path)
+
+
+@pytest.mark.parametrize("folds", [0, 1, 1001])
+def test_folds_out_of_range(folds):
+    with pytest.raises(SpecError, match="folds must be in"):
+        LabelOptions(folds=folds)
+
+
+def test_examples_are_the_most_similar_unsuspected_ones():
+    features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0], [1.0, 0.01]])
+    labels, suspected = np.array([0, 0, 0, 1, 0]), np.array([False, False, False, False, True])
+    found = nearest_examples(features, labels, suspected, labels, count=2)
+    assert found == [[], [], [], [], [0, 1]]
+    assert nearest_examples(features, labels, suspected, np.ones(5, int), count=2)[4] == [3]
+    assert nearest_examples(features, labels, suspected, np.full(5, 2), count=2)[4] == []
+    assert nearest_examples(None, labels, suspected, labels) == [[]] * 5
+
+
+def test_copies_under_other_labels_are_found_in_images_and_tables():
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 1, 20, 20), generator=rng, dtype=torch.uint8)
+    images[7], images[9] = images[3], (images[4].float() * 0.9 + 5).to(torch.uint8)
+    labels = torch.arange(40) % 2
+    labels[9] = labels[4]
+    found = duplicate_findings(Dataset.of(images, labels))
+    assert found.summary["near duplicates"].value == 4 / 40
+    assert found.summary["duplicates under another label"].value == 0
+    labels[7] = 1 - labels[3]
+    found = duplicate_findings(Dataset.of(images, labels))
+    assert found.summary["duplicates under another label"].value == 2 / 40
+    assert [row[0] for row in found.tables[0].rows] == [3]
+    table = torch.randn(40, 5, generator=rng)
+    table[11] = table[2]
+    assert duplicate_findings(Dataset.of(table, labels)).summary["near duplicates"].value == 2 / 40
+
+
+def test_annotators_are_measured_from_their_columns(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    columns = {
+        name: np.where(rng.random(400) < rate, 1 - truth, truth) for name, rate in (("a", 0.05), ("b", 0.1), ("c", 0.4))
+    }
+    lines = ["x,label,a,b,c"] + [f"{i},{truth[i]}," + ",".join(str(columns[n][i]) for n in "abc") for i in range(400)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    data = Dataset.of(torch.arange(400)[:, None].float(), torch.from_numpy(truth), ("0", "1"))
+    options = DataOptions(train=f"csv:{tmp_path / 't.csv'}", label_column="label")
+    rows = torch.randperm(400, generator=torch.Generator().manual_seed(1))[:300]
+    data = data.replace(source_rows=torch.arange(400), clean_labels=torch.from_numpy(truth)).select(rows)
+    found = annotator_findings(options, data, ("a", "b", "c"), seed=0)
+    by_name = {row[0]: row for row in found.tables[0].rows}
+    for name in "abc":
+        assert by_name[name][1] == 300
+        assert by_name[name][-1] == (columns[name] == truth)[rows.numpy()].mean()
+    assert by_name["c"][5] < by_name["b"][5] - 0.2
+    assert by_name["c"][5] < by_name["a"][5] - 0.2
+    with pytest.raises(SpecError, match="two different columns or more"):
+        annotator_findings(options, data, ("a",), seed=0)
+    with pytest.raises(DataError, match="there is no label column 'z'"):
+        annotator_findings(options, data, ("a", "z"), seed=0)
