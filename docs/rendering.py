@@ -9,6 +9,7 @@ from weathered.registry import NOISE, TAIL, TRAINING_SLOTS, Entry
 
 SPECS = {
     "absgd": "absgd:temperature=-1",
+    "corrections": "corrections:file=corrections.csv",
     "corruption": "corruption:kind=fog,severity=3",
     "forward-correction": "forward-correction:noise_rate=0.4",
     "open-set": "open-set:rate=0.2,source='npz:other.npz'",
@@ -50,11 +51,15 @@ def _uses(entry: Entry) -> list[str]:
         spelled = " ".join(f"--use {_quoted(str(use))}" for use in resolve([spec]))
         if ":" in spelled:
             lines.append(f"weathered train digits{flaw} {spelled} --dry-run")
-        if entry.problems and entry.slot != "learner":
+        if entry.slot == "probe":
+            lines.append(f"weathered compare digits{flaw} --use {spec} --arms ce,mixup --seeds 3")
+        elif entry.problems and entry.slot != "learner":
             lines.append(f"weathered compare digits{flaw} --arms ce,{spec} --seeds 3")
         return lines
     if entry.slot == "maker":
         made = {"--long-tail": "50", "--noise": f"{entry.slug}:0.4"}
+        if entry.slug == "corrections":
+            return ["weathered train photos/ --labels corrections.csv"]
         option = FLAWS.get(entry.slug)
         return [f"weathered train digits {option} {made[option]}"] if option else []
     return {

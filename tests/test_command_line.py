@@ -222,7 +222,7 @@ def test_every_option_of_the_command_line_reaches_the_recipe(weathered):
 
 def test_shared_options_are_named_as_what_they_set():
     """An option of another name would be read and then dropped."""
-    made = {"recipe", "noise", "long_tail"}
+    made = {"recipe", "noise", "long_tail", "labels", "data_seed"}
     targets = {field.name for kind in (Recipe, DataOptions, Settings) for field in fields(kind)}
     assert {field.name for field in fields(RecipeOptions)} - made <= targets
 

@@ -21,6 +21,8 @@ SMALLER = {
     "ldam-drw": "ldam-drw:start=0.5",
     "odnl": "odnl:aux_batch=32",
     "open-sampling": "open-sampling:aux_batch=32",
+    "self-adaptive-self-supervised": "self-adaptive-self-supervised:hidden=64,size=16",
+    "self-adaptive-trades": "self-adaptive-trades:steps=2,start=0.5",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
 }
 """Options that bring a method to work, or keep it short, in a run of a second."""

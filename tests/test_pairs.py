@@ -5,30 +5,39 @@ from itertools import combinations_with_replacement
 import pytest
 import torch
 
-from weathered.assemble import build_parts, resolve
+from weathered.assemble import build, build_parts, resolve
 from weathered.core.errors import Incompatible, SpecError
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.data.auxiliary import load_auxiliary
+from weathered.data.prepare import Splits
+from weathered.incremental.recipe_run import base_split, learn_phases
 from weathered.nn.build import build_model
 from weathered.registry import ENTRIES, TRAINING_SLOTS
 
 CHEAP = {
+    "acil": "acil:expansion=16",
     "absgd": "absgd:temperature=-2.0",
     "forward-correction": "forward-correction:noise_rate=0.4",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
-    "drw": "drw:start=0.5",
+    "drw": "drw:start=0.0",
     "odnl": "odnl:aux_batch=16",
     "open-sampling": "open-sampling:aux_batch=16",
+    "self-adaptive-self-supervised": "self-adaptive-self-supervised:hidden=16,size=8",
+    "self-adaptive-trades": "self-adaptive-trades:epsilon=0.1,steps=1,start=0.0",
     "self-adaptive-training": "self-adaptive-training:start=0.0",
     "selective": "selective:start=0.0",
 }
-PARTS = [CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in TRAINING_SLOTS]
+PARTS = [CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in (*TRAINING_SLOTS, "learner")]
+PHASES = (tuple(range(5)), *((label,) for label in range(5, 10)))
 
 
 def build_run(specs, dataset):
-    parts = build_parts(resolve(specs), dataset)
+    uses = resolve(specs)
+    if any(use.entry.slot == "learner" for use in uses):
+        dataset = base_split(Splits(dataset, None, dataset), PHASES).train
+    parts = build_parts(uses, dataset)
 
     def model(seed):
         return build_model("cnn_small:width=8", dataset, head=parts.head, seed=seed)
@@ -57,7 +66,13 @@ def test_a_pair_runs_or_is_refused(pair, tiny):
     assert torch.isfinite(after).all()
     assert not torch.equal(before, after)
     for slot, part in run.parts:
-        assert run.used[id(part)] >= (1 if slot == "sampler" else 2)
+        assert run.used[id(part)] >= (1 if slot in ("sampler", "probe") else 2)
+    for use in resolve(specs):
+        if use.entry.slot == "learner":
+            splits = Splits(tiny, None, tiny)
+            classifier, _ = learn_phases(build(use), run.procedure.predictor(run), splits, tiny.labels, PHASES)
+            scores = classifier(tiny.floats(torch.arange(len(tiny))))
+            assert bool((scores.isfinite() & (scores > -1e9)).all())
 
 
 def test_every_part_runs_alone_and_some_pairs_are_refused(tiny):

@@ -42,7 +42,8 @@ def main() -> None:
             complain(message)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
-        complain("stopped; the same command with --resume goes on from here.")
+        resume = " with --resume" if "train" in arguments[:1] else ""
+        complain(f"stopped; the same command{resume} goes on from here.")
         sys.exit(STOPPED)
     except WeatheredError as error:
         if debug:

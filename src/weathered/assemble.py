@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from weathered.core.errors import SpecError
+from weathered.core.errors import Incompatible, SpecError
 from weathered.core.facts import traits_of
 from weathered.core.roles import Loss
 from weathered.core.spec import as_annotated, check_options, near, option_types, parameters, parse, render
@@ -54,7 +54,7 @@ def resolve(specs: Sequence[str]) -> list[Use]:
     for text in specs:
         slug, options = parse(text)
         uses += _expand(entry_of(slug), options)
-    for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "learner"):
+    for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "probe", "learner"):
         rivals = [use.slug for use in uses if use.entry.slot == slot]
         if len(rivals) > 1:
             wrap = f" Or wrap one in the other: {rivals[1]}:base={rivals[0]}." if _wraps(rivals[1]) else ""
@@ -145,8 +145,13 @@ class Parts:
 
 
 def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
-    """All training parts of a recipe. Raises SpecError for a method that is not a training part."""
+    """All training parts of a recipe.
+
+    Raises SpecError for a method that is not a training part, Incompatible for one that counts classes where a learner
+    lets training see some of them only.
+    """
     slots: dict[str, Any] = {"transforms": [], "terms": []}
+    learner = next((use.slug for use in uses if use.entry.slot == "learner"), None)
     for use in uses:
         slot = use.entry.slot
         if slot == "learner":
@@ -155,9 +160,20 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
             raise SpecError(
                 f"{use.slug} is a {slot}, not a part of training; 'weathered show {use.slug}' says where it is used."
             )
+        if learner and _counts_classes(use):
+            raise Incompatible(
+                f"{use.slug} needs samples of every class, but with {learner} the network is trained on the classes of "
+                f"the first phase alone. Remove {use.slug}, or train on all classes at once without {learner}."
+            )
         part = build(use, dataset)
         if slot in ("transform", "term"):
             slots[slot + "s"].append(part)
         else:
             slots[slot] = part
     return Parts(slots)
+
+
+def _counts_classes(use: Use) -> bool:
+    """Whether the part, or a loss inside it, is told the class sizes."""
+    inner = resolve([use.options["base"]]) if "base" in use.options else []
+    return "class_counts" in parameters(import_part(use.entry)) or any(map(_counts_classes, inner))

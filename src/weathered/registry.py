@@ -130,6 +130,15 @@ ENTRIES: tuple[Entry, ...] = (
         "Huang, NeurIPS 2020", "Learn to abstain where the network's predictions contradict the labels.",
     ),
     Entry(
+        "self-adaptive-trades", "weathered.procedures.self_adaptive_trades:SelfAdaptiveTrades", "procedure",
+        (ROBUST,), "Huang, NeurIPS 2020", "Adversarial training by TRADES, with targets that follow the network.",
+    ),
+    Entry(
+        "self-adaptive-self-supervised",
+        "weathered.procedures.self_adaptive_self_supervised:SelfAdaptiveSelfSupervised", "procedure", (),
+        "Huang, TPAMI 2022", "Experimental: features without labels, from one averaged target for each image.",
+    ),
+    Entry(
         "automix", "weathered.procedures.automix:AutoMix", "procedure", (MIX,),
         "Liu, ECCV 2022", "Learn the mixing mask together with the classifier.",
     ),
@@ -148,6 +157,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),
         "textbook", "One backward pass, one optimizer step.",
+    ),
+    Entry(
+        "susceptibility", "weathered.audit.susceptibility:Susceptibility", "probe", (NOISE,),
+        "Forouzesh, ICLR 2023", "Watch how readily the network would fit random labels, epoch by epoch.",
     ),
     Entry(
         "acil", "weathered.incremental.acil:ACIL", "learner", (ARRIVING,),
@@ -210,6 +223,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Wang, CVPR 2018", "Images of another data set under the labels of this one.",
     ),
     Entry(
+        "corrections", "weathered.data.makers.corrections:Corrections", "maker", (NOISE,),
+        "textbook", "Labels that people have checked take the place of the given ones.",
+    ),
+    Entry(
         "corruption", "weathered.data.makers.corruption:Corruption", "maker", (ROBUST,),
         "Hendrycks, ICLR 2019", "One of 15 image corruptions at a severity from 1 to 5.",
     ),
@@ -218,7 +235,7 @@ ENTRIES: tuple[Entry, ...] = (
 TABLE: dict[str, Entry] = {entry.slug: entry for entry in ENTRIES}
 ALIASES = {"ce": "cross-entropy", "generalized-cross-entropy": "gce", "sce": "symmetric-cross-entropy"}
 
-TRAINING_SLOTS = ("sampler", "transform", "procedure", "loss", "reweight", "term", "stepper")
+TRAINING_SLOTS = ("sampler", "transform", "procedure", "loss", "reweight", "term", "stepper", "probe")
 
 EXPORTS = {
     "Batch": "weathered.core.batch:Batch",

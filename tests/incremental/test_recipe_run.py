@@ -1,10 +1,12 @@
 """A recipe with ACIL: trained on the base classes, frozen, equal to joint ridge on its own features."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from weathered.core.errors import SpecError, WeatheredError
+from weathered.core.errors import Incompatible, SpecError, WeatheredError
 from weathered.core.settings import Settings
 from weathered.data.prepare import prepare
 from weathered.incremental.acil import random_expansion
@@ -70,3 +72,11 @@ def test_wrong_phases_are_one_sentence():
     for data in ({"base_classes": 1}, {"base_classes": 10}, {"base_classes": 4, "phases": 5}):
         with pytest.raises((SpecError, WeatheredError), match=r"base_classes|phases"):
             build_run(recipe(**data), prepare(recipe(**data)))
+
+
+@pytest.mark.parametrize("spec", ["ldam", "drw", "ldam-drw", "open-sampling", "logitclip:base=ldam"])
+def test_what_counts_all_classes_is_refused_with_the_way_out(spec):
+    """The base phase leaves classes without samples, and none of them may be dropped."""
+    other = dataclasses.replace(recipe(aux=("ood=gaussian:size=32",)), use=("acil:expansion=64", spec))
+    with pytest.raises(Incompatible, match=r"with acil the network is trained on the classes of the first phase alone"):
+        build_run(other, prepare(other))
