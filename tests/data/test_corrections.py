@@ -38,6 +38,11 @@ def test_labels_are_replaced_and_everything_else_stays(tmp_path):
     assert out.notes == ("2 of 8 labels were corrected by c.csv.",)
 
 
+def test_quoted_names_that_look_like_nothing_are_names(tmp_path):
+    data = Dataset.of(torch.zeros(2, 1), torch.tensor([0, 1]), ("NA", "null"))
+    assert corrected(write(tmp_path / "c.csv", ['0,"NA","null"']), data).labels.tolist() == [1, 1]
+
+
 def test_parquet_and_more_columns(tmp_path):
     path = tmp_path / "c.parquet"
     pq.write_table(pa.table({"row": [2], "new": ["ant"], "old": ["07"], "reviewer": ["Ada"]}), path)

@@ -114,7 +114,10 @@ def _parse(path: Path, separator: str, as_text: Sequence[str]) -> pa.Table:
             read_options=arrow_csv.ReadOptions(use_threads=threads),
             parse_options=arrow_csv.ParseOptions(delimiter=separator, invalid_row_handler=remember),
             convert_options=arrow_csv.ConvertOptions(
-                strings_can_be_null=True, column_types=dict.fromkeys(as_text, pa.string())
+                strings_can_be_null=True,
+                # in text a quoted NA is a name
+                quoted_strings_can_be_null=not as_text,
+                column_types=dict.fromkeys(as_text, pa.string()),
             ),
         )
 
