@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from weathered.core import distributed
 from weathered.core.auxiliary import auxiliary_inputs, check_shapes
 from weathered.core.batch import Batch
-from weathered.core.errors import CheckpointError, DataError, NonFinite, SpecError, Unused
+from weathered.core.errors import DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
 from weathered.core.precision import warn_if_emulated
 from weathered.core.procedure import Procedure
 from weathered.core.rng import derive_seed, generator
-from weathered.core.roles import HasState, Loss, Output, Part, Reweight, Sampler, Stepper, Term, Transform
+from weathered.core.roles import Loss, Output, Part, Reweight, Sampler, Stepper, Term, Transform
+from weathered.core.run_state import restore, state_of
 from weathered.core.settings import Settings
 from weathered.core.target import Target
 from weathered.data.dataset import Dataset, as_float
@@ -294,49 +295,13 @@ class Run:
         """A batch tensor of all devices, in the order of ranks, without gradient."""
         return distributed.gather(self.fabric, tensor)
 
-    def stateful(self) -> dict[str, HasState]:
-        """Parts with state to save, torch modules among them, by a name that is stable for a recipe."""
-        found = {"procedure": self.procedure, "loss": self.loss_part, "stepper": self.stepper}
-        found |= {f"{slot}.{i}.{name_of(part)}": part for i, (slot, part) in enumerate(self.parts)}
-        return {name: part for name, part in found.items() if isinstance(part, HasState)}
-
-    def _buffers(self) -> list[Tensor]:
-        """The buffers of all modules, of which each process has its own where they follow its share of the samples."""
-        parts = [part for part in self.stateful().values() if isinstance(part, nn.Module)]
-        return [buffer for module in (self.model, *self.modules.values(), *parts) for buffer in module.buffers()]
-
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit; with several processes all must ask."""
-        several = self.fabric.world_size > 1
-        return {
-            "step": self.step,
-            "epoch_losses": distributed.by_rank(self.fabric, self.epoch_losses),
-            "buffers": [distributed.by_rank(self.fabric, buffer) for buffer in self._buffers()] if several else [],
-            "model": dict(self.model.state_dict()),
-            "modules": {name: dict(module.state_dict()) for name, module in self.modules.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "parts": {name: dict(part.state_dict()) for name, part in self.stateful().items()},
-        }
+        return state_of(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave; raises CheckpointError if it is the state of another number of devices."""
-        written, rank = len(state["epoch_losses"]), self.fabric.global_rank
-        if written != self.fabric.world_size:
-            raise CheckpointError(
-                f"the checkpoint was written on {written} device(s), this run has {self.fabric.world_size}, so it "
-                f"would not go on as it began. Use {written}, or delete the checkpoint to start over."
-            )
-        self.step = int(state["step"])
-        self.epoch_losses = state["epoch_losses"][rank].double()
-        self.model.load_state_dict(state["model"])
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name, part in self.stateful().items():
-            part.load_state_dict(state["parts"][name])
-        if state["buffers"]:
-            for buffer, shares in zip(self._buffers(), state["buffers"], strict=True):
-                buffer.copy_(shares[rank])
+        restore(self, state)
 
     def test_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """Logits whose softmax is the model's probability under the run's loss."""
