@@ -11,7 +11,17 @@ import torch
 
 from timing import Row
 
-FILES = ("start_up", "engine_overhead", "mixing", "acil", "mahalanobis", "losses", "labels", "review_page", "end_to_end")
+FILES = (
+    "start_up",
+    "engine_overhead",
+    "mixing",
+    "acil",
+    "mahalanobis",
+    "losses",
+    "labels",
+    "review_page",
+    "end_to_end",
+)
 HERE = Path(__file__).parent
 PEERS = ("torch", "torchvision", "timm", "kornia", "pytorch-ood", "cleanlab", "torchmetrics")
 
