@@ -8,8 +8,8 @@ ARMS = "ce,label-smoothing,logitclip:tau=0.5,mixup:alpha=8,jocor:co_lambda=0.85,
 
 
 def recipe() -> Recipe:
-    """Handwritten digits with 40 % symmetric label noise, cnn_small, 20 epochs."""
+    """Handwritten digits with 40 % symmetric label noise, cnn_small, 10 epochs."""
     return Recipe(
         data=DataOptions(train="digits", make=("symmetric:rate=0.4",)),
-        settings=Settings(epochs=20, batch_size=64, lr=0.05),
+        settings=Settings(epochs=10, batch_size=64, lr=0.05),
     )
