@@ -4,33 +4,18 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from synthetic_report import HOSTILE_END, comparison_report
 
+from chromium_flags import CHROMIUM, QUIET
 from weathered.report.build import build_report
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found to open the report with")
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=5000",
-    "--dump-dom",
-)
+FLAGS = (*QUIET, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom")
 
 PROBE = """
 addEventListener("load", () => {

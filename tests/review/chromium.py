@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -12,20 +11,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-pipe",
-)
+from chromium_flags import CHROMIUM, QUIET
+
+FLAGS = (*QUIET, "--remote-debugging-pipe")
 # the browser reads commands from descriptor 3 and answers on descriptor 4
 LAUNCHER = """
 import fcntl, os, sys
