@@ -39,7 +39,7 @@ def rows() -> list[Row]:
 
 
 def ours(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return find_issues(probabilities, labels, method=METHOD, argmax_over="all").rows
+    return find_issues(probabilities, labels, method=METHOD, score="self_confidence", argmax_over="all").rows
 
 
 def theirs(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,12 +1,15 @@
 """Data preparation that claims share."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from weathered.core.errors import DataError
 from weathered.core.rng import generator
 from weathered.core.settings import Settings
 from weathered.data.dataset import Dataset
@@ -104,3 +107,14 @@ def noisy_pixel_rows(slug: str, seed: int, counts: Tensor, test: int) -> tuple[D
     blurred = pixels + 0.3 * torch.randn(pixels.shape, generator=rng)
     table = Dataset.of(blurred, digits.labels, digits.class_names, name="digits with noisy pixels")
     return table.select(torch.cat(train_rows)), table.select(torch.cat(test_rows))
+
+
+def shared_file(name: str) -> str:
+    """The path of a data file: in the folder that WEATHERED_DATA names, else in `shared/data` beside the checkout.
+
+    Raises DataError if it is not there.
+    """
+    folder = Path(os.environ.get("WEATHERED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / name).is_file():
+        raise DataError(f"{folder / name} is missing; let WEATHERED_DATA name the folder that holds it.")
+    return str(folder / name)

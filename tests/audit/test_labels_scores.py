@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_data import noisy, softmax
 
-from weathered.audit.labels.scores import label_quality, predicted_class, quality, row_summary
+from weathered.audit.labels.quality import label_quality
+from weathered.audit.labels.scores import of_row, predicted_class, row_summary
 from weathered.core.errors import DataError, SpecError
 
 SCORES = ("self_confidence", "normalised_margin", "confidence_weighted_entropy")
@@ -15,7 +16,7 @@ SCORES = ("self_confidence", "normalised_margin", "confidence_weighted_entropy")
 
 def test_closed_forms():
     p, y = np.array([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]]), np.array([0, 2, 1])
-    assert label_quality(p, y).tolist() == [0.7, 0.1, 1 / 3]
+    assert label_quality(p, y, "self_confidence").tolist() == [0.7, 0.1, 1 / 3]
     assert label_quality(p, y, "normalised_margin") == pytest.approx([0.75, 0.2, 0.5])
     entropy = -(0.7 * np.log(0.7) + 0.2 * np.log(0.2) + 0.1 * np.log(0.1)) / np.log(3)
     x = np.array([entropy / 0.7, entropy / 0.1, 3])
@@ -54,7 +55,7 @@ def test_scores_lie_in_the_unit_interval_and_fall_as_the_label_loses_probability
 
 def test_two_classes_make_the_margin_the_self_confidence():
     p, y, _ = noisy(50, 2)
-    assert label_quality(p, y, "normalised_margin") == pytest.approx(label_quality(p, y), abs=1e-15)
+    assert label_quality(p, y, "normalised_margin") == pytest.approx(label_quality(p, y, "self_confidence"), abs=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -104,7 +105,7 @@ def test_the_first_row_that_is_no_distribution_is_named(row, message, block_rows
 
 def test_sums_within_a_thousandth_pass():
     p = np.array([[0.5, 0.5009], [0.5, 0.4991]])
-    assert label_quality(p, np.array([0, 1])).tolist() == [0.5, 0.4991]
+    assert label_quality(p, np.array([0, 1]), "self_confidence").tolist() == [0.5, 0.4991]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,9 @@ def test_matrices_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="block_rows"):
         label_quality(np.full((2, 2), 0.5), y, block_rows=0)
     with pytest.raises(ValueError, match="entropy=True"):
-        quality(row_summary(np.full((2, 2), 0.5), y), "confidence_weighted_entropy")
+        of_row(row_summary(np.full((2, 2), 0.5), y), "confidence_weighted_entropy")
+    with pytest.raises(ValueError, match="counted over all rows"):
+        of_row(row_summary(np.full((2, 2), 0.5), y), "corrected_confidence")
 
 
 def test_files_are_read_without_pickle(tmp_path):
@@ -150,5 +153,5 @@ def test_files_are_read_without_pickle(tmp_path):
 def test_progress_counts_rows():
     p, y, _ = noisy(10)
     calls = []
-    label_quality(p, y, block_rows=4, progress=lambda *call: calls.append(call))
+    label_quality(p, y, "self_confidence", block_rows=4, progress=lambda *call: calls.append(call))
     assert [call[1:] for call in calls] == [(4, 10), (8, 10), (10, 10)]

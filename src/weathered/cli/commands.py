@@ -88,7 +88,7 @@ def audit(
     pred_probs: Annotated[
         Path | None, typer.Option(help="Out-of-sample probabilities of the training rows, a .npy file, for no folds.")
     ] = None,
-    label_score: Annotated[str, typer.Option(help="What ranks labels in the label audit.")] = "self_confidence",
+    label_score: Annotated[str, typer.Option(help="What ranks labels in the label audit.")] = "corrected_confidence",
     annotators: Annotated[
         str | None, typer.Option(help="Label columns of one person each, as in first,second,third.")
     ] = None,

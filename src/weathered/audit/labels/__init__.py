@@ -8,7 +8,7 @@ from weathered.audit.labels.folds import out_of_sample_probabilities
 from weathered.audit.labels.issues import find_issues, issues_of
 from weathered.audit.labels.neighbours import nearest_neighbours
 from weathered.audit.labels.noise import estimate_noise
-from weathered.audit.labels.scores import label_quality
+from weathered.audit.labels.quality import label_quality
 from weathered.audit.labels.trajectory import (
     area_under_margin,
     margin_threshold,

@@ -17,6 +17,7 @@ from weathered.audit.labels.blocks import Matrix, Progress, check_labels, open_m
 from weathered.audit.labels.confident import ConfidentLearning, confident_learning
 from weathered.audit.labels.issues import Issues, Method, check_method, issues_of
 from weathered.audit.labels.noise import NoiseEstimate, estimate_noise
+from weathered.audit.labels.quality import DEFAULT
 from weathered.audit.labels.scores import Score, check_score
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.errors import DataError
@@ -33,7 +34,7 @@ def audit_labels(
     class_names: Sequence[str],
     *,
     clean: np.ndarray | Tensor | None = None,
-    score: Score = "self_confidence",
+    score: Score = DEFAULT,
     method: Method = "prune_by_noise_rate",
     rng: torch.Generator | None = None,
     resamples: int = 200,

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from weathered.audit.labels.blocks import Matrix, Progress, open_matrix, row_blocks
 from weathered.audit.labels.confident import TOLERANCE, ArgmaxOver, ConfidentLearning, confident_learning
-from weathered.audit.labels.scores import Score, check_score, predicted_class, quality
+from weathered.audit.labels.quality import DEFAULT, quality
+from weathered.audit.labels.scores import Score, check_score, predicted_class
 from weathered.core.errors import SpecError
 
 Method = Literal["prune_by_noise_rate", "by_class", "both", "confident_off_diagonal"]
@@ -46,7 +47,7 @@ def find_issues(
     labels: np.ndarray | Tensor,
     *,
     method: Method = "prune_by_noise_rate",
-    score: Score = "self_confidence",
+    score: Score = DEFAULT,
     argmax_over: ArgmaxOver = "confident",
     keep_per_class: int = 1,
     block_rows: int | None = None,
@@ -87,12 +88,12 @@ def issues_of(
     probabilities: Matrix,
     *,
     method: Method = "prune_by_noise_rate",
-    score: Score = "self_confidence",
+    score: Score = DEFAULT,
     keep_per_class: int = 1,
     block_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Issues:
-    """`find_issues` where confident learning has counted already; only pruning by noise rate reads `probabilities`."""
+    """`find_issues` where confident learning has counted already; `probabilities` are those that it counted."""
     check_score(score)
     check_method(method)
     if keep_per_class < 0:
@@ -111,7 +112,7 @@ def issues_of(
             blocks = row_blocks(matrix, "comparing pairs of classes", block_rows, progress)
             mask &= largest_margins(blocks, labels, counts)
     mask &= rows.other - rows.own > TOLERANCE
-    scores, found = quality(rows, score), mask.nonzero()[0]
+    scores, found = quality(learnt, probabilities, score, progress=progress), mask.nonzero()[0]
     ranked = found[np.argsort(scores[found], kind="stable")]
     return Issues(mask, ranked, scores, predicted_class(rows, labels))
 

@@ -14,6 +14,7 @@ from weathered.audit.labels.blocks import Matrix, Progress, open_matrix
 from weathered.audit.labels.duplicate_audit import duplicate_findings
 from weathered.audit.labels.examples import nearest_examples
 from weathered.audit.labels.issues import Method
+from weathered.audit.labels.quality import DEFAULT
 from weathered.audit.labels.scores import Score
 from weathered.audit.result import AuditResult
 from weathered.core.atomic import write_atomically
@@ -42,7 +43,7 @@ class LabelOptions:
 
     folds: int = 5
     pred_probs: Path | None = None
-    score: Score = "self_confidence"
+    score: Score = DEFAULT
     method: Method = "prune_by_noise_rate"
     annotators: tuple[str, ...] = ()
     workers: int | None = None

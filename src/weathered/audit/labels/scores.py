@@ -31,8 +31,8 @@ from weathered.audit.labels.blocks import (
 )
 from weathered.core.errors import DataError, SpecError
 
-Score = Literal["self_confidence", "normalised_margin", "confidence_weighted_entropy"]
-"""Names of the scores; for all of them lower is more suspicious."""
+Score = Literal["corrected_confidence", "self_confidence", "normalised_margin", "confidence_weighted_entropy"]
+"""Names of the scores; for all of them lower is more suspicious. The first needs more than its row, see its file."""
 
 
 class RowSummary(NamedTuple):
@@ -84,12 +84,15 @@ def row_summary(
     return RowSummary(own, other, other_class, spread)
 
 
-def quality(rows: RowSummary, score: Score) -> np.ndarray:
-    """One of the scores (N,) of rows already summarised, lower = more suspicious.
+def of_row(rows: RowSummary, score: Score) -> np.ndarray:
+    """One of the scores (N,) that need their row alone, of rows already summarised, lower = more suspicious.
 
-    Raises SpecError if the name is unknown, and ValueError if the entropy is asked for but was not computed.
+    Raises SpecError if the name is unknown, and ValueError if the entropy is asked for but was not computed, or a
+    score that needs all rows.
     """
     check_score(score)
+    if score == "corrected_confidence":
+        raise ValueError("corrected_confidence needs what was counted over all rows, see quality.py")
     if score == "self_confidence":
         return rows.own
     if score == "normalised_margin":
@@ -101,23 +104,6 @@ def quality(rows: RowSummary, score: Score) -> np.ndarray:
         value = np.log1p(x) / x
     value = np.where(x == 0, 1.0, value)
     return np.where((rows.own == 0) | np.isinf(x), 0.0, value)
-
-
-def label_quality(
-    probabilities: Matrix,
-    labels: np.ndarray | Tensor,
-    score: Score = "self_confidence",
-    *,
-    block_rows: int | None = None,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Score (N,) float64 of each label, in [0, 1] up to the rounding of the rows' sums, lower = more suspicious.
-
-    Arguments and errors as in `row_summary`; SpecError if `score` is unknown.
-    """
-    check_score(score)
-    entropy = score == "confidence_weighted_entropy"
-    return quality(row_summary(probabilities, labels, entropy=entropy, block_rows=block_rows, progress=progress), score)
 
 
 def predicted_class(rows: RowSummary, labels: np.ndarray) -> np.ndarray:
