@@ -1,6 +1,8 @@
 """Claim: the label audit's default score ranks the wrong labels of CIFAR-10N better than the self-confidence."""
 
 import time
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_curve
@@ -55,7 +57,7 @@ def measure_column(column: str, seed: int) -> Measured:
     values: dict[str, float] = {}
     also: dict[str, dict[str, float]] = {name: {} for name in ALSO}
     for recipe, use in RECIPES.items():
-        probabilities, labels, wrong, seconds = out_of_sample(column, seed, use)
+        probabilities, labels, wrong, _, seconds = out_of_sample(column, seed, use)
         for name, score in SCORES.items():
             suspicion, arm = -label_quality(probabilities, labels, score), name + recipe
             values[arm] = float(average_precision_score(wrong, suspicion))
@@ -67,9 +69,21 @@ def measure_column(column: str, seed: int) -> Measured:
     return Measured(values, also)
 
 
-def out_of_sample(column: str, seed: int, use: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Probabilities (N, C) of models that did not see the row, labels (N,), which are wrong (N,), seconds."""
-    data = DataOptions(
+class OutOfSample(NamedTuple):
+    """What two folds say: probabilities (N, C), labels (N,), which are wrong (N,), their rows in the source (N,), and
+    the seconds of training.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    wrong: np.ndarray
+    source_rows: np.ndarray
+    seconds: float
+
+
+def cifar10n(column: str, seed: int) -> DataOptions:
+    """Images drawn by the seed under the labels of a column, and all test images under their right ones."""
+    return DataOptions(
         train=shared_file("cifar10-train.parquet"),
         test=shared_file("cifar10-test.parquet"),
         label_column=column,
@@ -78,22 +92,23 @@ def out_of_sample(column: str, seed: int, use: tuple[str, ...]) -> tuple[np.ndar
         limit=ROWS,
         seed=seed,
     )
+
+
+def out_of_sample(column: str, seed: int, use: tuple[str, ...]) -> OutOfSample:
+    """Predictions of models that did not see the row."""
     settings = Settings(epochs=12, evaluations=1, seed=seed)
-    probabilities, labels, wrong, seconds = [], [], [], 0.0
+    parts, seconds = [], 0.0
     for fold in range(FOLDS):
-        part = Recipe(
-            DataOptions(**{**vars(data), "fold": f"{fold + 1}/{FOLDS}"}),
-            model="cnn_small:width=16",
-            use=use,
-            settings=settings,
-        )
-        splits = prepare(part)
+        data = replace(cifar10n(column, seed), fold=f"{fold + 1}/{FOLDS}")
+        recipe = Recipe(data, model="cnn_small:width=16", use=use, settings=settings)
+        splits = prepare(recipe)
         begun = time.monotonic()
-        run = fit(build_run(part, splits))
+        run = fit(build_run(recipe, splits))
         seconds += time.monotonic() - begun
         held = splits.test
         assert held.clean_labels is not None
-        probabilities.append(run.predict(held).softmax(1).numpy())
-        labels.append(held.labels.numpy())
-        wrong.append((held.labels != held.clean_labels).numpy())
-    return np.concatenate(probabilities), np.concatenate(labels), np.concatenate(wrong), seconds
+        wrong = held.labels != held.clean_labels
+        columns = run.predict(held).softmax(1), held.labels, wrong, held.rows_in_source
+        parts.append([values.numpy() for values in columns])
+    probabilities, labels, wrong, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return OutOfSample(probabilities, labels, wrong, rows, seconds)

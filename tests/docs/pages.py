@@ -16,7 +16,10 @@ from weathered.cli.options import with_key
 from weathered.comparison import parse_arms
 
 ROOT = Path(__file__).parents[2]
-CLAIMED = tuple(sorted(path.stem.replace("_", "-") for path in (ROOT / "claims").glob("*.py") if path.stem != "common"))
+OF_AUDITS = {"find-fix-retrain", "label-audit-aggregate", "label-audit-worst"}
+"""Slugs of claims about what audits find, not about a method."""
+CLAIMS = {path.stem.replace("_", "-") for path in (ROOT / "claims").glob("*.py") if path.stem != "common"}
+CLAIMED = tuple(sorted(CLAIMS - OF_AUDITS))
 """Slugs of the methods that carry a claim."""
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.M | re.S)
 INCLUDE = re.compile(r"^--8<--\n(.+)\n--8<--$", re.M)

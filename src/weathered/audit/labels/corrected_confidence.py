@@ -51,7 +51,7 @@ def estimated_transition(learnt: ConfidentLearning) -> np.ndarray:
 
 
 def true_class(probabilities: np.ndarray, transition: np.ndarray, iterations: int = ITERATIONS) -> np.ndarray:
-    """q (B, C) after some steps from q = p. probabilities (B, C): rows sum to 1. transition (C, C): positive diagonal."""
+    """q (B, C) after some steps from q = p. probabilities (B, C) sum to 1; transition (C, C): positive diagonal."""
     q = probabilities / probabilities.sum(axis=1, keepdims=True)
     target = q
     for _ in range(iterations):
