@@ -1,6 +1,7 @@
 """The label audit of a finished run, by the command line: folds, what it leaves beside the run, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from weathered.audit.labels.annotator_audit import annotator_findings
 from weathered.audit.labels.audited_labels import labels_folder, read_audited_labels
 from weathered.audit.labels.duplicate_audit import duplicate_findings
 from weathered.audit.labels.examples import nearest_examples
-from weathered.audit.labels.of_run import LabelOptions, audit_run_labels
+from weathered.audit.labels.of_run import LabelOptions, as_label_score, audit_run_labels
 from weathered.core.errors import DataError, SpecError
 from weathered.data.dataset import Dataset
 from weathered.loaded_run import load_run
@@ -164,3 +165,31 @@ def test_annotators_are_measured_from_their_columns(tmp_path):
         annotator_findings(options, data, ("a",), seed=0)
     with pytest.raises(DataError, match="there is no label column 'z'"):
         annotator_findings(options, data, ("a", "z"), seed=0)
+
+
+def test_neighbours_rank_the_same_suspects_by_features(run, audited):
+    result = audit_run_labels(run, LabelOptions(folds=3, score="neighbour_agreement"))
+    assert np.array_equal(result.per_sample["suspected"], audited[0].per_sample["suspected"])
+    assert set(np.unique(result.per_sample["score"] * 10).round(6)) <= set(range(11))
+    assert result.summary["average precision"].value > 0.5
+    assert "neighbour agreement" in " ".join(result.notes)
+
+
+def test_two_networks_share_the_folds_and_differ_in_their_draws(run, audited):
+    result = audit_run_labels(run, LabelOptions(folds=3, score="two_networks"))
+    folder = labels_folder(run.folder.path)
+    first, second = (np.load(folder / f"probabilities-3{which}.npy") for which in ("", "-second"))
+    rows, labels = np.arange(len(first)), run.splits.train.labels.numpy()
+    assert not np.array_equal(first, second)
+    assert (first.argmax(axis=1) == second.argmax(axis=1)).mean() > 0.7
+    assert result.per_sample["score"] == pytest.approx((first[rows, labels] + second[rows, labels]) / 2, abs=1e-6)
+    assert result.summary["average precision"].value > 0.8
+
+
+def test_names_of_scores():
+    assert as_label_score(" two-networks ") == "two_networks"
+    assert as_label_score("corrected-confidence") == "corrected_confidence"
+    with pytest.raises(SpecError, match="got 'self-confidance'. Did you mean"):
+        as_label_score("self-confidance")
+    with pytest.raises(SpecError, match="leave out --pred-probs"):
+        LabelOptions(score="two_networks", pred_probs=Path("p.npy"))

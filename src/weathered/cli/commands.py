@@ -96,12 +96,11 @@ def audit(
     as_json: opt.Json = False,
 ) -> None:
     """Measure how a finished run behaves, and write the figures beside it."""
-    from weathered.audit.labels.of_run import LabelOptions
-    from weathered.audit.labels.scores import as_score
+    from weathered.audit.labels.of_run import LabelOptions, as_label_score
     from weathered.cli.auditing import audit_runs
 
     people = tuple(column.strip() for column in annotators.split(",")) if annotators else ()
-    labels = LabelOptions(folds, pred_probs, as_score(label_score), annotators=people, workers=workers)
+    labels = LabelOptions(folds, pred_probs, as_label_score(label_score), annotators=people, workers=workers)
     wanted = audits.split(",") if audits else None
     audit_runs(run, wanted, ood or [], scores.split(","), limit, sigma, labels, as_json)
 

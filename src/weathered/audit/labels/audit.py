@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,13 @@ MOST_PAIRS = 20
 SCORE_BINS = 20
 
 
+class Ranking(NamedTuple):
+    """Evidence of another kind than probabilities: what it is called, and its values (N,), lower = more suspicious."""
+
+    name: str
+    values: np.ndarray
+
+
 def audit_labels(
     probabilities: Matrix,
     labels: np.ndarray | Tensor,
@@ -36,6 +44,7 @@ def audit_labels(
     clean: np.ndarray | Tensor | None = None,
     score: Score = DEFAULT,
     method: Method = "prune_by_noise_rate",
+    ranking: Ranking | None = None,
     rng: torch.Generator | None = None,
     resamples: int = 200,
     block_rows: int | None = None,
@@ -45,8 +54,9 @@ def audit_labels(
 
     probabilities (N, C): out-of-sample, in memory or a .npy file. labels (N,): in [0, C). class_names: C names.
     clean (N,): the right labels where they are known, -1 where no class is right; only to measure the audit. score
-    ranks labels, method decides which are suspected: see `scores` and `issues`. rng: draws of the bootstrap, on the
-    CPU; without one, those of seed 0, so that an audit repeats. Memory besides the probabilities grows with N and C^2.
+    ranks labels, method decides which are suspected: see `scores` and `issues`. ranking: values (N,) in [0, 1] that
+    rank labels in place of a score of the probabilities. rng: draws of the bootstrap, on the CPU; without one, those of
+    seed 0, so that an audit repeats. Memory besides the probabilities grows with N and C^2.
     per_sample: score (lower = more suspicious), suggested (class number), rank (1 = most suspicious), suspected.
     Raises DataError if shapes, labels or probabilities do not fit, and SpecError for unknown names.
     """
@@ -59,7 +69,13 @@ def audit_labels(
     learnt = confident_learning(
         matrix, labels, entropy=score == "confidence_weighted_entropy", block_rows=block_rows, progress=progress
     )
-    issues = issues_of(learnt, matrix, method=method, score=score, block_rows=block_rows, progress=progress)
+    ranked_by = score if ranking is None else ranking.name
+    if ranking is None:
+        issues = issues_of(learnt, matrix, method=method, score=score, block_rows=block_rows, progress=progress)
+    else:
+        cheapest = "self_confidence"
+        issues = issues_of(learnt, matrix, method=method, score=cheapest, block_rows=block_rows, progress=progress)
+        issues = issues.ranked_by(ranking.values)
     rng = generator(0, "label noise") if rng is None else rng
     noise = estimate_noise(learnt, matrix, rng, resamples=resamples, block_rows=block_rows, progress=progress)
     n = len(learnt.labels)
@@ -70,10 +86,10 @@ def audit_labels(
         "suspected labels": proportion_interval(int(issues.mask.sum()), n),
     }
     better = dict.fromkeys(summary, False)
-    notes, figures = _notes(learnt, issues, names, method, score), []
+    notes, figures = _notes(learnt, issues, names, method, ranked_by), []
     wrong = None if right is None else right != learnt.labels
     if wrong is not None:
-        measured, more = _measured(issues, wrong, score)
+        measured, more = _measured(issues, wrong, ranked_by)
         summary |= measured
         better |= {name: name != "true noise rate" for name in measured}
         notes += more
@@ -84,7 +100,7 @@ def audit_labels(
         summary=summary,
         higher_is_better=better,
         tables=(_class_table(learnt, issues, noise, names, wrong), _pair_table(learnt, issues, noise, names)),
-        figures=(*figures, _score_chart(issues.score, score, wrong)),
+        figures=(*figures, _score_chart(issues.score, ranked_by, wrong)),
         per_sample={"score": issues.score, "suggested": issues.suggested, "rank": rank, "suspected": issues.mask},
         notes=tuple(notes),
     )
@@ -96,7 +112,7 @@ def _right_labels(clean: np.ndarray | Tensor, rows: int, num_classes: int) -> np
     return right
 
 
-def _measured(issues: Issues, wrong: np.ndarray, score: Score) -> tuple[dict[str, Estimate], list[str]]:
+def _measured(issues: Issues, wrong: np.ndarray, score: str) -> tuple[dict[str, Estimate], list[str]]:
     """What is known of the audit where the right labels are, and what that means."""
     found = {"true noise rate": proportion_interval(int(wrong.sum()), len(wrong))}
     if not wrong.any() or wrong.all():
@@ -115,7 +131,7 @@ def _measured(issues: Issues, wrong: np.ndarray, score: Score) -> tuple[dict[str
     ]
 
 
-def _notes(learnt: ConfidentLearning, issues: Issues, names: list[str], method: Method, score: Score) -> list[str]:
+def _notes(learnt: ConfidentLearning, issues: Issues, names: list[str], method: Method, score: str) -> list[str]:
     n, agrees = (
         len(learnt.labels),
         proportion_interval(int((issues.suggested == learnt.labels).sum()), len(learnt.labels)),
@@ -181,7 +197,7 @@ def _pair_table(learnt: ConfidentLearning, issues: Issues, noise: NoiseEstimate,
     return Table("Most frequent label confusions", columns, tuple(rows))
 
 
-def _score_chart(score: np.ndarray, name: Score, wrong: np.ndarray | None) -> Chart:
+def _score_chart(score: np.ndarray, name: str, wrong: np.ndarray | None) -> Chart:
     edges = np.linspace(0, 1, SCORE_BINS + 1)
     groups = {"all labels": np.ones(len(score), bool)} if wrong is None else {"right": ~wrong, "wrong": wrong}
     series = []

@@ -21,7 +21,7 @@ from weathered.audit.labels.blocks import Matrix, Progress, open_matrix, row_blo
 from weathered.audit.labels.confident import TOLERANCE, ArgmaxOver, ConfidentLearning, confident_learning
 from weathered.audit.labels.quality import DEFAULT, quality
 from weathered.audit.labels.scores import Score, check_score, predicted_class
-from weathered.core.errors import SpecError
+from weathered.core.errors import DataError, SpecError
 
 Method = Literal["prune_by_noise_rate", "by_class", "both", "confident_off_diagonal"]
 
@@ -40,6 +40,16 @@ class Issues(NamedTuple):
     rows: np.ndarray
     score: np.ndarray
     suggested: np.ndarray
+
+    def ranked_by(self, score: np.ndarray) -> "Issues":
+        """The same labels in the order of another score (N,), lower = more suspicious; ties go to the earlier row.
+
+        Raises DataError unless there is one finite value for each label.
+        """
+        if score.shape != self.mask.shape or not np.isfinite(score).all():
+            raise DataError(f"A ranking needs one finite value for each of {len(self.mask)} labels.")
+        found = self.mask.nonzero()[0]
+        return self._replace(rows=found[np.argsort(score[found], kind="stable")], score=score)
 
 
 def find_issues(
@@ -113,8 +123,7 @@ def issues_of(
             mask &= largest_margins(blocks, labels, counts)
     mask &= rows.other - rows.own > TOLERANCE
     scores, found = quality(learnt, probabilities, score, progress=progress), mask.nonzero()[0]
-    ranked = found[np.argsort(scores[found], kind="stable")]
-    return Issues(mask, ranked, scores, predicted_class(rows, labels))
+    return Issues(mask, found, scores, predicted_class(rows, labels)).ranked_by(scores)
 
 
 def counts_to_prune(calibrated: np.ndarray, class_counts: np.ndarray, keep: int) -> np.ndarray:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 import numpy as np
 from torch import Tensor
 
 from weathered.audit.labels.annotator_audit import annotator_findings
-from weathered.audit.labels.audit import audit_labels
+from weathered.audit.labels.audit import Ranking, audit_labels
 from weathered.audit.labels.audited_labels import AuditedLabels, labels_folder, write_audited_labels
 from weathered.audit.labels.blocks import Matrix, Progress, open_matrix
 from weathered.audit.labels.duplicate_audit import duplicate_findings
@@ -16,11 +17,13 @@ from weathered.audit.labels.examples import nearest_examples
 from weathered.audit.labels.issues import Method
 from weathered.audit.labels.quality import DEFAULT
 from weathered.audit.labels.scores import Score
+from weathered.audit.labels.trajectory import neighbour_agreement, two_networks
 from weathered.audit.result import AuditResult
 from weathered.core.atomic import write_atomically
 from weathered.core.errors import Incompatible, SpecError, WeatheredError
 from weathered.core.predict import predict_logits
 from weathered.core.rng import generator
+from weathered.core.spec import near
 from weathered.data.dataset import Dataset
 from weathered.data.sources.load import row_names
 from weathered.data.splits import refuse_single_samples, stratified_folds
@@ -31,19 +34,25 @@ from weathered.scores.extract import extract
 from weathered.store import RunFolder
 from weathered.sweep import Status, Watcher, run_all
 
+RunScore = Literal["neighbour_agreement", "two_networks"]
+"""Scores that need more than one model's probabilities: its features, or a second model for each fold."""
+
+NEIGHBOURS = 10
+
 
 @dataclass(frozen=True)
 class LabelOptions:
     """What a user may say of the label audit.
 
     folds >= 2: models that are trained, each on all but one part of the rows. pred_probs: a .npy file of
-    out-of-sample probabilities (N, C) of the training rows, in place of folds. score, method: see `scores` and
-    `issues`. annotators: columns with the labels of one person each. workers: runs at a time, one per core by default.
+    out-of-sample probabilities (N, C) of the training rows, in place of folds. score: one of `scores`, or a
+    `RunScore`. method: see `issues`. annotators: columns with the labels of one person each. workers: runs at a time,
+    one per core by default.
     """
 
     folds: int = 5
     pred_probs: Path | None = None
-    score: Score = DEFAULT
+    score: Score | RunScore = DEFAULT
     method: Method = "prune_by_noise_rate"
     annotators: tuple[str, ...] = ()
     workers: int | None = None
@@ -51,6 +60,20 @@ class LabelOptions:
     def __post_init__(self) -> None:
         if not 2 <= self.folds <= 1000:
             raise SpecError(f"folds must be in [2, 1000], got {self.folds}.")
+        if self.score == "two_networks" and self.pred_probs is not None:
+            raise SpecError("The score two-networks trains two models for each fold; leave out --pred-probs.")
+
+
+def as_label_score(name: str) -> Score | RunScore:
+    """The score of this name, of probabilities or of a run; a hyphen may stand for an underscore.
+
+    Raises SpecError if there is none.
+    """
+    written = name.strip().replace("-", "_")
+    known = (*get_args(Score), *get_args(RunScore))
+    if written not in known:
+        raise SpecError(f"The score of labels must be one of {', '.join(known)}, got '{name}'.{near(written, known)}")
+    return cast(Score | RunScore, written)
 
 
 def audit_run_labels(run: LoadedRun, options: LabelOptions, progress: Progress | None = None) -> AuditResult:
@@ -72,17 +95,19 @@ def audit_run_labels(run: LoadedRun, options: LabelOptions, progress: Progress |
     else:
         probabilities = open_matrix(options.pred_probs, "Probabilities")
         origin = f"Probabilities were given: {options.pred_probs.name}."
+    features = extract(run.model, train).features
+    ranking = _ranking(run, train, probabilities, features, options, progress)
     result = audit_labels(
         probabilities,
         train.labels,
         train.class_names,
         clean=train.clean_labels,
-        score=options.score,
+        score=DEFAULT if ranking else cast(Score, options.score),
+        ranking=ranking,
         method=options.method,
         rng=generator(run.recipe.settings.seed, "label noise"),
         progress=progress,
     )
-    features = extract(run.model, train).features
     write_audited_labels(run.folder.path, _to_look_at(run.recipe, train, result, features))
     findings = [duplicate_findings(train, progress)]
     if options.annotators:
@@ -96,16 +121,51 @@ def audit_run_labels(run: LoadedRun, options: LabelOptions, progress: Progress |
     )
 
 
+def _ranking(
+    run: LoadedRun,
+    train: Dataset,
+    probabilities: Matrix,
+    features: Tensor | None,
+    options: LabelOptions,
+    progress: Progress | None,
+) -> Ranking | None:
+    """The ranking by a `RunScore`; None for a score of the probabilities."""
+    if options.score == "two_networks":
+        second = fold_probabilities(run.folder, run.recipe, train, options, progress, second=True)
+        return Ranking(options.score, two_networks(probabilities, second, train.labels).self_confidence)
+    if options.score == "neighbour_agreement":
+        if features is None:
+            raise Incompatible(
+                f"{run.folder.path}: its model offers no features, so its neighbours cannot be asked. Take another "
+                "--label-score."
+            )
+        k = min(NEIGHBOURS, len(train) - 1)
+        return Ranking(options.score, neighbour_agreement(features, train.labels, k, backend="auto"))
+    return None
+
+
 def fold_probabilities(
-    folder: RunFolder, recipe: Recipe, train: Dataset, options: LabelOptions, progress: Progress | None = None
+    folder: RunFolder,
+    recipe: Recipe,
+    train: Dataset,
+    options: LabelOptions,
+    progress: Progress | None = None,
+    second: bool = False,
 ) -> np.ndarray:
-    """Out-of-sample probabilities (N, C) float32 of the training rows, a memory map of a file beside the run."""
-    path = labels_folder(folder.path) / f"probabilities-{options.folds}.npy"
+    """Out-of-sample probabilities (N, C) float32 of the training rows, a memory map of a file beside the run.
+
+    second: of models on the same folds, started and trained by the draws of the next seed.
+    """
+    path = labels_folder(folder.path) / f"probabilities-{options.folds}{'-second' if second else ''}.npy"
     if path.exists():
         return np.asarray(open_matrix(path, "Saved probabilities"))
     refuse_single_samples(train.labels, train.class_names)
     if options.folds > len(train):
         raise SpecError(f"{options.folds} folds need as many rows, the training set has {len(train)}.")
+    rows_seed = recipe.data_seed
+    if second:
+        settings = replace(recipe.settings, seed=recipe.settings.seed + 1)
+        recipe = replace(recipe, settings=settings, data=replace(recipe.data, seed=rows_seed))
     recipes = [
         replace(recipe, data=replace(recipe.data, fold=f"{k + 1}/{options.folds}")) for k in range(options.folds)
     ]
@@ -117,7 +177,7 @@ def fold_probabilities(
         raise WeatheredError(
             f"{failed.folder.path}: a fold failed: {failed.error.rstrip('.') if failed.error else ''}."
         )
-    fold = stratified_folds(train.labels, options.folds, generator(recipe.data_seed, "folds"))
+    fold = stratified_folds(train.labels, options.folds, generator(rows_seed, "folds"))
 
     def fill(part: Path) -> None:
         shape = (len(train), train.num_classes)

@@ -16,7 +16,7 @@ and x at 1e-6 instead, by which it gives a certain prediction of the label the s
 than that, the two are the same.
 """
 
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from torch import Tensor
@@ -115,10 +115,3 @@ def check_score(score: str) -> None:
     """Raise SpecError unless this is the name of a score."""
     if score not in get_args(Score):
         raise SpecError(f"The score of labels must be one of {', '.join(get_args(Score))}, got '{score}'.")
-
-
-def as_score(name: str) -> Score:
-    """The score of this name; a hyphen may stand for an underscore. Raises SpecError if there is none."""
-    written = name.strip().replace("-", "_")
-    check_score(written)
-    return cast(Score, written)
