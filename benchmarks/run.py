@@ -19,6 +19,7 @@ FILES = (
     "mahalanobis",
     "losses",
     "labels",
+    "million_rows",
     "review_page",
     "end_to_end",
 )
