@@ -13,6 +13,7 @@ from typing import Any
 
 from docstrings import literal, markdown
 from rendering import command_lines, table
+from secondary import secondary
 from typer.testing import CliRunner
 
 from weathered.assemble import import_part
@@ -181,13 +182,6 @@ def claim_block(record: dict[str, Any]) -> str:
         (arm, roles.get(arm, ""), *mean_and_interval(record["metric"], record["values"][arm])) for arm in record["arms"]
     ]
     span = interval_text(*record["interval"], "+.3f", "not known")
-    also = []
-    for found in record.get("also", []):
-        listed = [(arm, *mean_and_interval(found["metric"], values)) for arm, values in found["values"].items()]
-        also += [
-            f"Measured beside it, without a verdict: {literal(found['metric'])}.",
-            table(("arm", f"mean of {len(seeds)} seeds", "95 % interval"), listed),
-        ]
     direction = "higher" if record["higher_is_better"] else "lower"
     return "\n\n".join(
         [
@@ -197,7 +191,7 @@ def claim_block(record: dict[str, Any]) -> str:
             f"Difference {record['main']} - {record['baseline']}, paired over the seeds "
             f"{', '.join(map(str, seeds))}: {record['difference']:+.3f}, 95 % interval {span}.",
             VERDICTS[record["verdict"]],
-            *also,
+            *secondary(record, mean_and_interval),
             f"Measured in {record['seconds']:.0f} s of computation with "
             f"{', '.join(f'{name} {number}' for name, number in record['versions'].items())}. "
             f"`weathered verify {record['slug']}` measures it again.",
