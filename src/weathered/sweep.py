@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from weathered.core.errors import SpecError, WeatheredError
+from weathered.core.worker import end_with_parent
 from weathered.recipe import Recipe
 from weathered.store import RunFolder
 
@@ -97,6 +98,7 @@ def _start_worker(messages: Any, threads: int) -> None:
     import torch
 
     global _messages
+    end_with_parent()
     _messages = messages
     torch.set_num_threads(threads)
 

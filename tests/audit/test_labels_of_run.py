@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from weathered.audit.labels.annotator_audit import annotator_findings
+from weathered.audit.labels.annotator_audit import annotator_findings, annotator_labels
 from weathered.audit.labels.audited_labels import labels_folder, read_audited_labels
 from weathered.audit.labels.duplicate_audit import duplicate_findings
 from weathered.audit.labels.examples import nearest_examples
@@ -95,7 +95,7 @@ def test_given_probabilities_take_the_place_of_folds(run, audited, tmp_path):
         np.save(tmp_path / "p.npy", wrong)
         with pytest.raises(DataError, match=message):
             audit_run_labels(run, LabelOptions(pred_probs=tmp_path / "p.npy"))
-    with pytest.raises(DataError, match="cannot be read as a .npy file"):
+    with pytest.raises(DataError, match="is no .npy file of numbers|cannot be read"):
         audit_run_labels(run, LabelOptions(pred_probs=tmp_path / "none.npy"))
 
 
@@ -154,7 +154,7 @@ def test_annotators_are_measured_from_their_columns(tmp_path):
     options = DataOptions(train=f"csv:{tmp_path / 't.csv'}", label_column="label")
     rows = torch.randperm(400, generator=torch.Generator().manual_seed(1))[:300]
     data = data.replace(source_rows=torch.arange(400), clean_labels=torch.from_numpy(truth)).select(rows)
-    found = annotator_findings(options, data, ("a", "b", "c"), seed=0)
+    found = annotator_findings(annotator_labels(options, data, ("a", "b", "c")), data, ("a", "b", "c"), seed=0)
     by_name = {row[0]: row for row in found.tables[0].rows}
     for name in "abc":
         assert by_name[name][1] == 300
@@ -162,9 +162,9 @@ def test_annotators_are_measured_from_their_columns(tmp_path):
     assert by_name["c"][5] < by_name["b"][5] - 0.2
     assert by_name["c"][5] < by_name["a"][5] - 0.2
     with pytest.raises(SpecError, match="two different columns or more"):
-        annotator_findings(options, data, ("a",), seed=0)
+        annotator_labels(options, data, ("a",))
     with pytest.raises(DataError, match="there is no label column 'z'"):
-        annotator_findings(options, data, ("a", "z"), seed=0)
+        annotator_labels(options, data, ("a", "z"))
 
 
 def test_neighbours_rank_the_same_suspects_by_features(run, audited):
@@ -193,3 +193,26 @@ def test_names_of_scores():
         as_label_score("self-confidance")
     with pytest.raises(SpecError, match="leave out --pred-probs"):
         LabelOptions(score="two_networks", pred_probs=Path("p.npy"))
+
+
+def test_a_table_with_a_label_column_of_its_own_and_annotators_that_are_not_there(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(60, 2))
+    rows = [f"{a:.3f},{b:.3f},{'high' if a > 0 else 'low'}" for a, b in values]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,grade", *rows]) + "\n")
+    data = DataOptions(train=str(tmp_path / "t.csv"), label_column="grade")
+    recipe = Recipe(data=data, model="mlp:width=8").with_settings(epochs=2)
+    table = load_run(train(recipe, tmp_path / "runs").path)
+    with pytest.raises(DataError, match="no label column 'first'"):
+        audit_run_labels(table, LabelOptions(folds=2, annotators=("first", "second")))
+    assert not labels_folder(table.folder.path).exists()
+    audit_run_labels(table, LabelOptions(folds=2))
+    assert all(name.startswith("row ") for name in read_audited_labels(table.folder.path).name)
+
+
+def test_a_file_whose_header_lies_is_one_sentence(run, tmp_path):
+    np.save(tmp_path / "p.npy", np.full((400, 10), 0.1, np.float32))
+    content = (tmp_path / "p.npy").read_bytes().replace(b"(400, 10), ", b"(-400, 10),")
+    (tmp_path / "p.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"p\.npy is no \.npy file of numbers, or a damaged one\.$"):
+        audit_run_labels(run, LabelOptions(pred_probs=tmp_path / "p.npy"))

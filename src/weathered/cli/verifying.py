@@ -15,6 +15,7 @@ from rich.table import Table
 from weathered.claim_source import package_digest
 from weathered.cli.progress import plain_progress
 from weathered.core.errors import WeatheredError
+from weathered.core.worker import end_with_parent
 from weathered.ledger import CLAIMS
 from weathered.report.text import seconds
 from weathered.stats import interval_text
@@ -38,7 +39,7 @@ def verify_claims(names: list[str], seeds: int | None, folder: Path | None, work
     records: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool, plain_progress("claims", total) as advance:
+    with ProcessPoolExecutor(workers, context, end_with_parent) as pool, plain_progress("claims", total) as advance:
         futures = {
             slug: [
                 pool.submit(measure_one, str(source / f"{slug.replace('-', '_')}.py"), seed, threads, claim.digest)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from weathered.audit.labels.annotators import annotator_quality, dawid_skene, krippendorff_alpha
 from weathered.audit.labels.findings import Findings
@@ -16,8 +17,8 @@ from weathered.recipe import DataOptions
 from weathered.stats import Estimate, proportion_interval
 
 
-def annotator_findings(data: DataOptions, train: Dataset, columns: Sequence[str], seed: int) -> Findings:
-    """Agreement beyond chance, and for each annotator agreement with the others and estimated accuracy.
+def annotator_labels(data: DataOptions, train: Dataset, columns: Sequence[str]) -> Tensor:
+    """The labels (N, M) that each of M annotators gave the training rows.
 
     columns: at least two label columns of the training source. Raises SpecError for fewer, and DataError for columns
     that are not there or hold other classes.
@@ -25,7 +26,14 @@ def annotator_findings(data: DataOptions, train: Dataset, columns: Sequence[str]
     if len(columns) < 2 or len(set(columns)) < len(columns):
         raise SpecError(f"annotators need two different columns or more, got {', '.join(columns)}.")
     root = None if data.root is None else Path(data.root)
-    given = label_columns(data.train, columns, train.class_names, root=root)[train.rows_in_source]
+    return label_columns(data.train, columns, train.class_names, root=root)[train.rows_in_source]
+
+
+def annotator_findings(given: Tensor, train: Dataset, columns: Sequence[str], seed: int) -> Findings:
+    """Agreement beyond chance, and for each annotator agreement with the others and estimated accuracy.
+
+    given (N, M): see `annotator_labels`. columns: M names.
+    """
     fitted = dawid_skene(given, train.num_classes)
     consensus = fitted.consensus.labels
     alpha = krippendorff_alpha(given, train.num_classes, generator(seed, "annotators"))

@@ -35,8 +35,11 @@ def open_matrix(values: Matrix, name: str) -> np.ndarray | Tensor:
     if isinstance(values, (str, os.PathLike)):
         try:
             values = np.load(Path(values), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{name}: {os.fspath(values)} cannot be read as a .npy file of numbers: {error}.") from None
+        except OSError as error:
+            raise DataError(f"{name}: {os.fspath(values)} cannot be read: {error.strerror or error}.") from None
+        except (ValueError, EOFError, OverflowError):
+            # what numpy says of such files is advice to load them unsafely
+            raise DataError(f"{name}: {os.fspath(values)} is no .npy file of numbers, or a damaged one.") from None
         if not isinstance(values, np.ndarray):
             raise DataError(f"{name}: expected a .npy file with one array, got an archive of several.")
     floating = values.is_floating_point() if isinstance(values, Tensor) else values.dtype.kind == "f"

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from torch import Tensor
 
-from weathered.audit.labels.annotator_audit import annotator_findings
+from weathered.audit.labels.annotator_audit import annotator_findings, annotator_labels
 from weathered.audit.labels.audit import Ranking, audit_labels
 from weathered.audit.labels.audited_labels import AuditedLabels, labels_folder, write_audited_labels
 from weathered.audit.labels.blocks import Matrix, Progress, open_matrix
@@ -89,6 +89,8 @@ def audit_run_labels(run: LoadedRun, options: LabelOptions, progress: Progress |
             "cannot be audited. Train a recipe without an incremental learner."
         )
     train = run.splits.train
+    # before the folds, which take long: their columns may not be there
+    given = annotator_labels(run.recipe.data, train, options.annotators) if options.annotators else None
     if options.pred_probs is None:
         probabilities: Matrix = fold_probabilities(run.folder, run.recipe, train, options, progress)
         origin = f"Probabilities are those of {options.folds} models, each asked only about rows it was not trained on."
@@ -110,8 +112,8 @@ def audit_run_labels(run: LoadedRun, options: LabelOptions, progress: Progress |
     )
     write_audited_labels(run.folder.path, _to_look_at(run.recipe, train, result, features))
     findings = [duplicate_findings(train, progress)]
-    if options.annotators:
-        findings.append(annotator_findings(run.recipe.data, train, options.annotators, run.recipe.settings.seed))
+    if given is not None:
+        findings.append(annotator_findings(given, train, options.annotators, run.recipe.settings.seed))
     return replace(
         result,
         summary={**result.summary, **{k: v for found in findings for k, v in found.summary.items()}},
@@ -215,7 +217,13 @@ def _to_look_at(recipe: Recipe, train: Dataset, result: AuditResult, features: T
         near.append(nearest_examples(features, labels, suspected, classes))
     return AuditedLabels(
         source_row=rows,
-        name=row_names(recipe.data.train, rows, root=None if recipe.data.root is None else Path(recipe.data.root)),
+        name=row_names(
+            recipe.data.train,
+            rows,
+            root=None if recipe.data.root is None else Path(recipe.data.root),
+            label_column=recipe.data.label_column,
+            clean_column=recipe.data.clean_column,
+        ),
         label=labels,
         suggested=suggested,
         score=result.per_sample["score"],

@@ -133,9 +133,18 @@ def load_pair(
     return train, test.replace(name=f"{test.name} (test)", notes=(*test.notes, note) if note else test.notes)
 
 
-def row_names(spec: str, rows: Sequence[int] | np.ndarray, root: Path | None = None) -> list[str]:
-    """What a person calls these rows of a source: the file of an image, relative to its folder, else "row 17"."""
-    inputs = _read(spec, ReadOptions(root=root)).inputs
+def row_names(
+    spec: str,
+    rows: Sequence[int] | np.ndarray,
+    root: Path | None = None,
+    label_column: str | None = None,
+    clean_column: str | None = None,
+) -> list[str]:
+    """What a person calls these rows of a source: the file of an image, relative to its folder, else "row 17".
+
+    label_column, clean_column: as the source was read with.
+    """
+    inputs = _read(spec, ReadOptions(root=root, label_column=label_column, clean_column=clean_column)).inputs
     files = (
         inputs.encoded.paths if isinstance(inputs, StreamInputs) and isinstance(inputs.encoded, FileImages) else None
     )
