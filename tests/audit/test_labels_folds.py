@@ -94,7 +94,7 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match="fold-1.npy holds \\(2, 3\\)"):
         out_of_sample_probabilities(by_row, LABELS, NAMES, folder=tmp_path)
     (tmp_path / "fold-1.npy").write_bytes(b"short")
-    with pytest.raises(DataError, match="fold-1.npy cannot be read"):
+    with pytest.raises(DataError, match="fold-1.npy is no .npy file of numbers"):
         out_of_sample_probabilities(by_row, LABELS, NAMES, folder=tmp_path)
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(DataError, match="plan.json cannot be read"):
