@@ -123,6 +123,12 @@ def calibrate(joint: np.ndarray, class_counts: np.ndarray) -> np.ndarray:
     return joint * (class_counts / joint.sum(axis=1))[:, None]
 
 
+def rows_to_one(matrix: np.ndarray) -> np.ndarray:
+    """Rows of counts (C, C) divided by their sums; NaN in rows without any."""
+    totals = matrix.sum(axis=1, keepdims=True)
+    return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
+
+
 def calibrated_counts(joint: np.ndarray, class_counts: np.ndarray) -> np.ndarray:
     """Rows of the joint (C, C) of integers scaled to sum to class_counts (C,), as int64, by largest remainders.
 

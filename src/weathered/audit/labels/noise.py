@@ -29,6 +29,7 @@ from weathered.audit.labels.confident import (
     ConfidentLearning,
     at_least_one_on_the_diagonal,
     calibrate,
+    rows_to_one,
     thresholds_of,
 )
 from weathered.stats import Estimate
@@ -185,12 +186,7 @@ def _top(learnt: ConfidentLearning) -> np.ndarray:
 def _estimates(calibrated: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Noise rate (), transition (C, C) and inverse (C, C) of a calibrated joint."""
     rate = np.asarray(1 - calibrated.trace() / calibrated.sum())
-    return rate, _rows_to_one(calibrated.T), _rows_to_one(calibrated)
-
-
-def _rows_to_one(matrix: np.ndarray) -> np.ndarray:
-    totals = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
+    return rate, rows_to_one(calibrated.T), rows_to_one(calibrated)
 
 
 class _Spread:

@@ -9,7 +9,7 @@ from weathered.audit.labels.corrected_confidence import corrected_confidence
 from weathered.audit.labels.scores import Score, check_score, of_row, row_summary
 
 DEFAULT: Score = "corrected_confidence"
-"""Chosen on CIFAR-10N, see the claim `label-audit`."""
+"""Chosen on CIFAR-10N; the claims `label-audit-worst` and `label-audit-aggregate` measure it."""
 
 
 def quality(
