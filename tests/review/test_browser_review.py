@@ -106,8 +106,8 @@ def test_fifty_decisions_an_undo_a_second_reviewer_and_a_killed_server(browser, 
         # ann accepted what bob kept
         assert standing.disagreement.nonzero()[0].tolist() == [rows[0]]
     review.store.close()
-    assert [text for text in ann.console if "ERR_CONNECTION" not in text] == []
-    assert bob.console == [] or all("ERR_CONNECTION" in text for text in bob.console)
+    # while the server is away the network fails, under several names; nothing else may
+    assert [text for text in ann.console + bob.console if "net::ERR_" not in text] == []
 
 
 @pytest.fixture(scope="module")
