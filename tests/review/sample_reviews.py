@@ -3,9 +3,10 @@
 import http.client
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
@@ -163,40 +164,31 @@ def served(review: Review) -> Iterator[Served]:
         review.store.close()
 
 
-class Forked:
-    """A process that runs a function, begun without loading everything anew. output: what it prints."""
+class Started:
+    """A Python process of its own: a fork of one that has used OpenMP would hang. output: what it prints."""
 
-    def __init__(self, function: Callable[[], object]):
-        readable, writable = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            code = 1
-            try:
-                for place in (1, 2):
-                    os.dup2(writable, place)
-                sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-                sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-                function()
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(writable)
-        self.output = os.fdopen(readable)
+    def __init__(self, *arguments: str):
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"},
+        )
+        assert self._process.stdout is not None
+        self.output = self._process.stdout
 
-    def __enter__(self) -> "Forked":
+    def __enter__(self) -> "Started":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pid:
-            self.end(signal.SIGKILL)
+        self.end(signal.SIGKILL)
         self.output.close()
 
     def end(self, number: signal.Signals) -> int:
         """Send a signal, wait for the end, and return the exit code, negative for a signal."""
-        os.kill(self.pid, number)
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        return os.waitstatus_to_exitcode(status)
+        self._process.send_signal(number)
+        return self._process.wait()
 
 
 def audited_run(folder: Path, data: DataOptions, suspects: int = 40) -> Path:

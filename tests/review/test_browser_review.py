@@ -3,14 +3,14 @@
 import os
 import re
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import typer
 import uvicorn
 from chromium import CHROMIUM, Chromium, Page
-from sample_reviews import TOKEN, Forked, digits_of, review_of, served, wine_table
+from sample_reviews import TOKEN, Started, digits_of, review_of, served, wine_table
 
 from weathered.review.pages import build_app
 from weathered.review.serve import bound_socket
@@ -39,19 +39,21 @@ def enter(page: Page, port: int, token: str, name: str) -> Page:
 
 def answer(folder: Path, port: int) -> None:
     """Serve the same review again and again; the port and then the tokens are printed, one a line."""
-
-    def say(text: object) -> None:
-        sys.stdout.write(f"{text}\n")
-
     listener = bound_socket(port)
-    say(listener.getsockname()[1])
-    app = build_app(review_of(digits_of(1000), folder, 120), TOKEN, lambda _, token: say(token))
+    typer.echo(listener.getsockname()[1])
+    app = build_app(review_of(digits_of(1000), folder, 120), TOKEN, lambda _, token: typer.echo(token))
     uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off")).run(sockets=[listener])
+
+
+def answering(folder: Path, port: int) -> Started:
+    """A process that answers."""
+    script = "import sys, pathlib, test_browser_review as t; t.answer(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
+    return Started("-c", script, str(folder), str(port))
 
 
 def test_fifty_decisions_an_undo_a_second_reviewer_and_a_killed_server(browser, tmp_path):
     rows = review_of(digits_of(1000), tmp_path / "order", 120).suspects.tolist()
-    with Forked(lambda: answer(tmp_path, 0)) as server:
+    with answering(tmp_path, 0) as server:
         port = int(server.output.readline())
         ann = enter(browser.page(), port, TOKEN, "ann")
         bob = enter(browser.page(), port, server.output.readline().strip(), "bob")
@@ -78,7 +80,7 @@ def test_fifty_decisions_an_undo_a_second_reviewer_and_a_killed_server(browser, 
     for number in range(30, 40):
         press(number)
     ann.until("document.getElementById('status').textContent.startsWith('10 decisions not stored yet: the server')")
-    with Forked(lambda: answer(tmp_path, port)) as server:
+    with answering(tmp_path, port) as server:
         assert int(server.output.readline()) == port
         ann.until(DRAINED, 60)
         for number in range(40, 50):

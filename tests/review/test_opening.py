@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sample_reviews import Forked, Visitor, audited_run
+from sample_reviews import Started, Visitor, audited_run
 
 from weathered.audit.labels.audited_labels import read_audited_labels, write_audited_labels
 from weathered.cli.reviewing import export_corrections, review, review_run
@@ -49,7 +49,7 @@ def run(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def begun(server: Forked) -> tuple[int, str]:
+def begun(server: Started) -> tuple[int, str]:
     """Port and token that a server prints when it is there."""
     line = server.output.readline()
     found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", line)
@@ -58,7 +58,7 @@ def begun(server: Forked) -> tuple[int, str]:
 
 
 def test_a_killed_server_keeps_decisions_sessions_and_port(run, tmp_path, capsys):
-    with Forked(lambda: review_run(run, None, False)) as server:
+    with Started("-m", "weathered", "review", str(run), "--no-browser") as server:
         port, token = begun(server)
         ann = Visitor(port)
         ann.join(token, "ann")
@@ -70,7 +70,7 @@ def test_a_killed_server_keeps_decisions_sessions_and_port(run, tmp_path, capsys
         for number, row in enumerate(rows[:5]):
             assert ann.post("/decide", row=row, label=1, key=f"before-{number}")[0] == 200
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
-    with Forked(lambda: review_run(run, None, False)) as server:
+    with Started("-m", "weathered", "review", str(run), "--no-browser") as server:
         again, _ = begun(server)
         assert again == port
         assert "You are <b>ann</b>" in ann.get("/")
