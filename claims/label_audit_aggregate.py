@@ -14,8 +14,9 @@ SENTENCE = (
     "annotators before the right ones better than the self-confidence, which is cleanlab's default."
 )
 DATA = (
-    "CIFAR-10N, column label_aggregate against the labels of CIFAR-10, 10,000 images drawn by the seed; probabilities "
-    "of two folds, a narrow cnn_small trained for 12 epochs each with cross entropy, or with self-adaptive training"
+    "CIFAR-10N, column label_aggregate against the labels of CIFAR-10, 10,000 images drawn by the seed, judged "
+    "on those outside the 10,000 on which the score was chosen; probabilities of two folds, a narrow cnn_small trained "
+    "for 12 epochs each with cross entropy, or with self-adaptive training"
 )
 
 

@@ -45,7 +45,9 @@ def test_ten_kills_change_nothing(name, tmp_path):
     whole = train(recipe, tmp_path / "whole")
     seconds = time.monotonic() - begun
     moments = random.Random(name)
-    context = multiprocessing.get_context("fork")
+    # a fork of this process, which has used OpenMP by now, could hang
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["weathered.training"])
     kills = 0
     for _ in range(10):
         child = context.Process(target=train, args=(recipe, tmp_path / "killed"))
