@@ -155,6 +155,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Wei, ICML 2022", "Images of no class under labels drawn against the class sizes.",
     ),
     Entry(
+        "area-under-margin", "weathered.terms.area_under_margin:AreaUnderMargin", "term", (NOISE,),
+        "Pleiss, NeurIPS 2020", "Record how far each label led the other classes while it was trained on.",
+    ),
+    Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),
         "textbook", "One backward pass, one optimizer step.",
     ),

@@ -162,7 +162,7 @@ def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, recor
     logits = [run.test_logits(predict_logits(predictor, data, run=run)) for data in (splits.train, splits.test)]
     audits += standard_audits(logits[1], splits)[: 1 if learner is not None else None]
     folder.write_json("audit.json", {result.audit: result.to_json() for result in audits})
-    columns = _per_sample(splits, *logits)
+    columns = _per_sample(splits, *logits) | _of_parts(run, splits)
     if learner is not None:
         # ridge scores are no logits: nothing that reads them as probabilities is kept
         columns = {name: values for name, values in columns.items() if name not in PROBABILISTIC}
@@ -183,6 +183,13 @@ def standard_audits(test_logits: Tensor, splits: Splits) -> list[AuditResult]:
 
 
 PROBABILISTIC = ("confidence", "label_probability", "loss")
+
+
+def _of_parts(run: Run, splits: Splits) -> dict[str, np.ndarray]:
+    """What parts kept of each training row; NaN for the test rows."""
+    unseen = np.full(len(splits.test), np.nan)
+    found = [item for part in parts_of(run) for item in part.per_sample().items()]
+    return {name: np.concatenate([values.double().numpy(), unseen]) for name, values in found}
 
 
 def _per_sample(splits: Splits, train_logits: Tensor, test_logits: Tensor) -> dict[str, Any]:

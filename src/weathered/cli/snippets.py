@@ -71,6 +71,13 @@ model, probe = build_model("cnn_small", train), {part}
 fit(Run(model, train, {slot}=probe, settings=Settings(epochs=3, batch_size=50){given}))
 print(probe.metrics())  # the mean so far, and the last drop, in nats
 """
+TERM = """
+train, test = load_pair("digits", limit=200)
+{prepared}
+model, term = build_model("cnn_small", train), {part}
+fit(Run(model, train, terms=[term], settings=Settings(epochs=3, batch_size=50){given}))
+print(term.area[:5])  # one value for each training row
+"""
 SCORE = """
 train, test = load_pair("digits", limit=200)
 model = build_model("cnn_small", train)
@@ -108,6 +115,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "procedure": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "stepper": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "probe": (PROBE, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "term": (TERM, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "score": (SCORE, ("build_model", "load_pair")),
     "ensemble": (ENSEMBLE, ()),
     "learner": (LEARNER, ()),

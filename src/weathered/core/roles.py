@@ -61,6 +61,10 @@ class Part:
         """Figures of the epoch that has ended, by name, for the run's metrics; none by default."""
         return {}
 
+    def per_sample(self) -> dict[str, Tensor]:
+        """Columns (N,) float of the training rows, by name, that a finished run keeps; none by default."""
+        return {}
+
 
 class BatchTransform(Part):
     """Base of transforms: says how to call one outside a run, then leaves the work to `apply`.

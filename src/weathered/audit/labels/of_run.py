@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from torch import Tensor
 
 from weathered.audit.labels.annotator_audit import annotator_findings, annotator_labels
@@ -20,7 +22,7 @@ from weathered.audit.labels.scores import Score
 from weathered.audit.labels.trajectory import neighbour_agreement, two_networks
 from weathered.audit.result import AuditResult
 from weathered.core.atomic import write_atomically
-from weathered.core.errors import Incompatible, SpecError, WeatheredError
+from weathered.core.errors import DataError, Incompatible, SpecError, WeatheredError
 from weathered.core.predict import predict_logits
 from weathered.core.rng import generator
 from weathered.core.spec import near
@@ -33,9 +35,10 @@ from weathered.recipe import Recipe
 from weathered.scores.extract import extract
 from weathered.store import RunFolder
 from weathered.sweep import Status, Watcher, run_all
+from weathered.terms.area_under_margin import COLUMN
 
-RunScore = Literal["neighbour_agreement", "two_networks"]
-"""Scores that need more than one model's probabilities: its features, or a second model for each fold."""
+RunScore = Literal["neighbour_agreement", "two_networks", "area_under_margin"]
+"""Scores that need more than one model's probabilities: its features, a second model for each fold, or its training."""
 
 NEIGHBOURS = 10
 
@@ -143,7 +146,36 @@ def _ranking(
             )
         k = min(NEIGHBOURS, len(train) - 1)
         return Ranking(options.score, neighbour_agreement(features, train.labels, k, backend="auto"))
+    if options.score == "area_under_margin":
+        area = kept_areas(run.folder, len(train))
+        # from 0 to 1 in the same order, 0.5 for a margin of 0
+        return Ranking(options.score, 0.5 + 0.5 * area / (1 + np.abs(area)))
     return None
+
+
+def kept_areas(folder: RunFolder, rows: int) -> np.ndarray:
+    """Mean margins (N,) of the training rows as a run recorded them, see `AreaUnderMargin`.
+
+    Raises Incompatible if it did not, DataError if a row was never trained on or the file is damaged.
+    """
+    path = folder.path / "per_sample.parquet"
+    try:
+        if COLUMN not in pq.read_schema(path).names:
+            raise Incompatible(
+                f"{folder.path} did not record margins while it trained. Train it with --use area-under-margin, or "
+                "take another --label-score."
+            )
+        area = pq.read_table(path, columns=[COLUMN], filters=[("split", "=", "train")])[COLUMN].to_numpy()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} is damaged or missing; delete the run's folder and train it again.") from error
+    if len(area) != rows:
+        raise DataError(f"{path} has {len(area)} training rows, the data have {rows}; train the run again.")
+    if unseen := int(np.isnan(area).sum()):
+        raise DataError(
+            f"{folder.path}: no step saw {unseen} of the {rows} training rows, so they have no margin. Train for more "
+            "epochs, without a sampler, or take another --label-score."
+        )
+    return area
 
 
 def fold_probabilities(
