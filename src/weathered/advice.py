@@ -188,6 +188,8 @@ def command_of(recipe: Recipe, advice: Sequence[Advice]) -> str:
     for name in ("test", "label_column", "test_label_column", "clean_column", "root", "limit", "image_size"):
         if getattr(recipe.data, name) != getattr(plain, name):
             words += [f"--{name.replace('_', '-')}", str(getattr(recipe.data, name))]
+    for column in recipe.data.not_features:
+        words += ["--not-features", column]
     for spec in recipe.data.make:
         words += ["--make", spec]
     words += ["--model", recipe.model] if recipe.model != Recipe().model else []

@@ -31,6 +31,7 @@ class DataOptions:
     train on. clean_column: the truth, for scoring only. validation: share of the training set that parts may read.
     make: data makers in order, as in `symmetric:rate=0.4`. aux: data without labels for methods that use them, as in
     `ood=patches` or `ood=folder:PATH`. limit: at most this many training rows, at random.
+    not_features: columns of a table that are left out.
     skip_bad: drop unreadable images and count them. image_size: resize to this many pixels.
     fold: as in `2/5`, one of so many stratified parts of the training set takes the place of the test set, counted
     from 1, so that a model can be asked about training rows that it never saw.
@@ -43,6 +44,7 @@ class DataOptions:
     label_column: str | None = None
     test_label_column: str | None = None
     clean_column: str | None = None
+    not_features: tuple[str, ...] = ()
     root: str | None = None
     validation: float = 0.0
     make: tuple[str, ...] = ()

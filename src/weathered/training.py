@@ -188,7 +188,7 @@ PROBABILISTIC = ("confidence", "label_probability", "loss")
 def _of_parts(run: Run, splits: Splits) -> dict[str, np.ndarray]:
     """What parts kept of each training row; NaN for the test rows."""
     unseen = np.full(len(splits.test), np.nan)
-    found = [item for part in parts_of(run) for item in part.per_sample().items()]
+    found = [item for part in parts_of(run) for item in part.row_columns().items()]
     return {name: np.concatenate([values.double().numpy(), unseen]) for name, values in found}
 
 

@@ -1,6 +1,7 @@
 """The label audit of a finished run, by the command line: folds, what it leaves beside the run, and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from weathered.audit.labels.audited_labels import labels_folder, read_audited_la
 from weathered.audit.labels.duplicate_audit import duplicate_findings
 from weathered.audit.labels.examples import nearest_examples
 from weathered.audit.labels.of_run import LabelOptions, as_label_score, audit_run_labels
+from weathered.cli.auditing import label_options
 from weathered.core.errors import DataError, SpecError
 from weathered.data.dataset import Dataset
+from weathered.data.prepare import prepare
 from weathered.loaded_run import load_run
 from weathered.recipe import DataOptions, Recipe
 from weathered.training import train
@@ -165,6 +168,12 @@ def test_annotators_are_measured_from_their_columns(tmp_path):
         annotator_labels(options, data, ("a",))
     with pytest.raises(DataError, match="there is no label column 'z'"):
         annotator_labels(options, data, ("a", "z"))
+    leaky = Recipe(data=options, model="mlp:width=8").with_settings(epochs=1)
+    with pytest.raises(DataError, match="read a, b as features, .* with --not-features a --not-features b."):
+        annotator_labels(options, prepare(leaky).train, ("a", "b"))
+    told = replace(options, not_features=("a", "b", "c"))
+    train = prepare(replace(leaky, data=told)).train
+    assert annotator_labels(told, train, ("a", "b")).shape == (len(train), 2)
 
 
 def test_neighbours_rank_the_same_suspects_by_features(run, audited):
@@ -193,6 +202,19 @@ def test_names_of_scores():
         as_label_score("self-confidance")
     with pytest.raises(SpecError, match="leave out --pred-probs"):
         LabelOptions(score="two_networks", pred_probs=Path("p.npy"))
+
+
+def test_options_of_the_label_audit_never_do_nothing():
+    given = label_options(["labels"], 3, None, "self-confidence", " a ,b", 2)
+    assert given == LabelOptions(3, None, "self_confidence", annotators=("a", "b"), workers=2)
+    assert label_options(["labels"], None, None, None, None, None) == LabelOptions()
+    assert label_options(None, None, None, None, None, None) == LabelOptions()
+    with pytest.raises(SpecError, match="--folds, --annotators would do nothing without the label audit"):
+        label_options(["accuracy"], 3, None, None, "a,b", None)
+    with pytest.raises(SpecError, match="--pred-probs would do nothing without the label audit; add --audits labels"):
+        label_options(None, None, Path("p.npy"), None, None, None)
+    with pytest.raises(SpecError, match="--pred-probs takes the place of folds, so --folds would do nothing"):
+        label_options(["labels"], 3, Path("p.npy"), None, None, None)
 
 
 def test_a_table_with_a_label_column_of_its_own_and_annotators_that_are_not_there(tmp_path):

@@ -60,10 +60,10 @@ def test_rows_are_those_of_the_source(tmp_path):
     ("lines", "message"),
     [
         (["1,ant,bee"], "row 1 has the label 'bee' in data, not 'ant'; the corrections were made for other data"),
-        (["1,bee,wasp"], "'new' in line 0 is 'wasp', which is no class"),
+        (["1,bee,wasp"], "'new' of correction 1 is 'wasp', which is no class"),
         (["1,bee,beee"], "Did you mean 'bee'"),
-        (["1,bee,"], "'new' in line 0 is None"),
-        (["one,bee,ant"], "the row number in line 0 must be a whole number from 0 on, got 'one'"),
+        (["1,bee,"], "'new' of correction 1 is None"),
+        (["one,bee,ant"], "the row number of correction 1 must be a whole number from 0 on, got 'one'"),
         (["-1,bee,ant"], "must be a whole number from 0 on, got '-1'"),
         (["99999999999999999999,bee,ant"], "must be a whole number"),
         (["1,bee,ant", "1,bee,07"], "row 1 is corrected twice"),

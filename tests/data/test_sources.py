@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from weathered.core.errors import DataError
 from weathered.data import load, load_pair
+from weathered.data.sources.load import label_columns, row_names
 from weathered.data.splits import random_subset
 
 
@@ -141,6 +142,27 @@ def test_csv_of_features(tmp_path):
     assert data.labels.tolist() == [1, 0, 1]
     assert data.clean_labels.tolist() == [1, 1, 1]
     assert data.class_names == ("a", "b")
+
+
+def test_columns_that_are_no_features(tmp_path):
+    train, test = tmp_path / "x.csv", tmp_path / "y.csv"
+    train.write_text("id,height,label,by ann,width\nr1,1,a,a,2\nr2,3,b,b,4\nr3,5,a,b,6\nr4,7,b,b,8\n")
+    test.write_text("width,height,label\n2,1,a\n4,3,b\n")
+    with pytest.raises(DataError, match="column 'id' holds string, not numbers; encode .* it out by --not-features id"):
+        load_pair(str(train))
+    whole, held = load_pair(str(train), str(test), not_features=("id", "by ann"))
+    assert pixels_of(whole).tolist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert pixels_of(held).tolist() == [[1, 2], [3, 4]]
+    assert whole.inputs.columns == whole.select(torch.tensor([2])).inputs.columns == ("height", "width")
+    assert row_names(str(train), [1], not_features=("id", "by ann")) == ["row 1"]
+    given = label_columns(str(train), ["label", "by ann"], ("a", "b"), not_features=("id",))
+    assert given.tolist() == [[0, 0], [1, 1], [0, 1], [1, 1]]
+    with pytest.raises(DataError, match="there is no feature column 'idd'. Did you mean 'id'"):
+        load_pair(str(train), not_features=("idd", "by ann"))
+    with pytest.raises(DataError, match="no feature columns besides height, label, width"):
+        load_pair(str(test), not_features=("width", "height"))
+    with pytest.raises(DataError, match="digits: is no table with named columns"):
+        load_pair("digits", not_features=("id",))
 
 
 def test_csv_of_image_paths(tmp_path):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from weathered.audit.labels.audited_labels import labels_folder
-from weathered.audit.labels.of_run import LabelOptions
+from weathered.audit.labels.of_run import LabelOptions, as_label_score
 from weathered.audit.result import AuditResult, plain
 from weathered.audit.run_audits import AUDITS, AuditOptions, default_audits
 from weathered.cli.progress import audit_progress
@@ -31,7 +31,7 @@ def audit_runs(
     as_json: bool,
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit."""
-    wanted = [name.strip() for name in names or () if name.strip()]
+    wanted = list(names or ())
     for name in wanted:
         if name not in AUDITS:
             raise SpecError(f"no audit '{name}'.{near(name, AUDITS)} There are: {', '.join(AUDITS)}.")
@@ -67,6 +67,44 @@ def audit_runs(
     if "labels" in wanted:
         typer.echo(f"labels: {labels_folder(folder.path)}; 'weathered review {folder.path}' shows the suspected ones")
     typer.echo(f"audits: {path}")
+
+
+def label_options(
+    audits: Sequence[str] | None,
+    folds: int | None,
+    pred_probs: Path | None,
+    label_score: str | None,
+    annotators: str | None,
+    workers: int | None,
+) -> LabelOptions:
+    """What the command line says of the label audit. None stands for not given.
+
+    Raises SpecError for options of the label audit where it is not among the audits, and for folds beside given
+    probabilities.
+    """
+    given = {
+        "--folds": folds,
+        "--pred-probs": pred_probs,
+        "--label-score": label_score,
+        "--annotators": annotators,
+        "--workers": workers,
+    }
+    named = [name for name, value in given.items() if value is not None]
+    if named and "labels" not in (audits or ()):
+        raise SpecError(f"{', '.join(named)} would do nothing without the label audit; add --audits labels.")
+    if pred_probs is not None and (idle := [name for name in named if name in ("--folds", "--workers")]):
+        raise SpecError(
+            f"--pred-probs takes the place of folds, so {' and '.join(idle)} would do nothing; leave it out."
+        )
+    people = tuple(column.strip() for column in annotators.split(",")) if annotators else ()
+    plain = LabelOptions()
+    return LabelOptions(
+        plain.folds if folds is None else folds,
+        pred_probs,
+        plain.score if label_score is None else as_label_score(label_score),
+        annotators=people,
+        workers=workers,
+    )
 
 
 def audit_quietly(path: Path, labels: LabelOptions) -> dict[str, Any]:

@@ -84,11 +84,15 @@ def audit(
     scores: Annotated[str, typer.Option(help="Scores for the ood audit, as in msp,energy,knn.")] = "msp,energy,knn",
     limit: Annotated[int | None, typer.Option(help="Audit at most this many test samples.")] = None,
     sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
-    folds: Annotated[int, typer.Option(help="Models that the label audit trains, each on all but one part.")] = 5,
+    folds: Annotated[
+        int | None, typer.Option(help="Models that the label audit trains, each on all but one part; 5 by default.")
+    ] = None,
     pred_probs: Annotated[
         Path | None, typer.Option(help="Out-of-sample probabilities of the training rows, a .npy file, for no folds.")
     ] = None,
-    label_score: Annotated[str, typer.Option(help="What ranks labels in the label audit.")] = "corrected_confidence",
+    label_score: Annotated[
+        str | None, typer.Option(help="What ranks labels in the label audit; corrected-confidence by default.")
+    ] = None,
     annotators: Annotated[
         str | None, typer.Option(help="Label columns of one person each, as in first,second,third.")
     ] = None,
@@ -96,12 +100,10 @@ def audit(
     as_json: opt.Json = False,
 ) -> None:
     """Measure how a finished run behaves, and write the figures beside it."""
-    from weathered.audit.labels.of_run import LabelOptions, as_label_score
-    from weathered.cli.auditing import audit_runs
+    from weathered.cli.auditing import audit_runs, label_options
 
-    people = tuple(column.strip() for column in annotators.split(",")) if annotators else ()
-    labels = LabelOptions(folds, pred_probs, as_label_score(label_score), annotators=people, workers=workers)
-    wanted = audits.split(",") if audits else None
+    wanted = [name.strip() for name in audits.split(",") if name.strip()] if audits else None
+    labels = label_options(wanted, folds, pred_probs, label_score, annotators, workers)
     audit_runs(run, wanted, ood or [], scores.split(","), limit, sigma, labels, as_json)
 
 

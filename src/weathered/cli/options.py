@@ -36,6 +36,9 @@ class RecipeOptions:
         str | None, typer.Option(help="The test set's label column, if it has another name.")
     ] = None
     clean_column: Annotated[str | None, typer.Option(help="The column with the truth, for scoring only.")] = None
+    not_features: Annotated[
+        list[str] | None, typer.Option(help="A column of a table that is no feature, such as an id; repeat for more.")
+    ] = None
     root: Annotated[Path | None, typer.Option(help="Where torchvision data sets lie.")] = None
     noise: Annotated[
         str | None, typer.Option(help="Make wrong labels: symmetric:0.4, asymmetric:0.4, instance:0.4.")

@@ -61,7 +61,7 @@ class Part:
         """Figures of the epoch that has ended, by name, for the run's metrics; none by default."""
         return {}
 
-    def per_sample(self) -> dict[str, Tensor]:
+    def row_columns(self) -> dict[str, Tensor]:
         """Columns (N,) float of the training rows, by name, that a finished run keeps; none by default."""
         return {}
 

@@ -46,6 +46,7 @@ def prepare(recipe: Recipe) -> Splits:
         image_size=options.image_size,
         limit=options.limit,
         seed=seed,
+        not_features=options.not_features,
     )
     seen: Counter[str] = Counter()
     for use in resolve(options.make):

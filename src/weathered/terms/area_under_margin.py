@@ -80,7 +80,7 @@ class AreaUnderMargin(Part):
         """The mean margin of each training row so far, (N,) float64; NaN where no step has seen it."""
         return torch.where(self.visits > 0, self.total / self.visits, torch.nan)
 
-    def per_sample(self) -> dict[str, Tensor]:
+    def row_columns(self) -> dict[str, Tensor]:
         return {COLUMN: self.area} if len(self.total) else {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import Tensor
@@ -9,10 +10,11 @@ from torch import Tensor
 from weathered.audit.labels.annotators import annotator_quality, dawid_skene, krippendorff_alpha
 from weathered.audit.labels.findings import Findings
 from weathered.audit.result import Table
-from weathered.core.errors import SpecError
+from weathered.core.errors import DataError, SpecError
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.data.sources.load import label_columns
+from weathered.data.sources.tables import TableInputs
 from weathered.recipe import DataOptions
 from weathered.stats import Estimate, proportion_interval
 
@@ -21,12 +23,20 @@ def annotator_labels(data: DataOptions, train: Dataset, columns: Sequence[str]) 
     """The labels (N, M) that each of M annotators gave the training rows.
 
     columns: at least two label columns of the training source. Raises SpecError for fewer, and DataError for columns
-    that are not there or hold other classes.
+    that are not there, hold other classes, or were features.
     """
     if len(columns) < 2 or len(set(columns)) < len(columns):
         raise SpecError(f"annotators need two different columns or more, got {', '.join(columns)}.")
+    if isinstance(train.inputs, TableInputs) and (read := [c for c in columns if c in train.inputs.columns]):
+        without = " ".join(f"--not-features {quote(column)}" for column in read)
+        raise DataError(
+            f"{data.train}: the run read {', '.join(read)} as features, which gives the labels away; train it again "
+            f"with {without}."
+        )
     root = None if data.root is None else Path(data.root)
-    return label_columns(data.train, columns, train.class_names, root=root)[train.rows_in_source]
+    return label_columns(data.train, columns, train.class_names, root=root, not_features=data.not_features)[
+        train.rows_in_source
+    ]
 
 
 def annotator_findings(given: Tensor, train: Dataset, columns: Sequence[str], seed: int) -> Findings:

@@ -255,6 +255,7 @@ def _to_look_at(recipe: Recipe, train: Dataset, result: AuditResult, features: T
             root=None if recipe.data.root is None else Path(recipe.data.root),
             label_column=recipe.data.label_column,
             clean_column=recipe.data.clean_column,
+            not_features=recipe.data.not_features,
         ),
         label=labels,
         suggested=suggested,

@@ -95,7 +95,9 @@ def _numbers(values: list[str | None], path: Path) -> Tensor:
     for line, value in enumerate(values):
         # eighteen digits fit an int64
         if value is None or not (value.isascii() and value.isdigit() and len(value) <= 18):
-            raise DataError(f"{path}: the row number in line {line} must be a whole number from 0 on, got {value!r}.")
+            raise DataError(
+                f"{path}: the row number of correction {line + 1} must be a whole number from 0 on, got {value!r}."
+            )
     rows = torch.tensor([int(value) for value in values if value is not None])
     ordered = rows.sort().values
     if (twice := ordered[1:] == ordered[:-1]).any():
@@ -109,7 +111,7 @@ def _codes(values: list[str | None], column: str, names: tuple[str, ...], path: 
     if unknown is not None:
         value = values[unknown]
         raise DataError(
-            f"{path}: '{column}' in line {unknown} is {value!r}, which is no class of the data."
+            f"{path}: '{column}' of correction {unknown + 1} is {value!r}, which is no class of the data."
             f"{near(value or '', names)}"
         )
     return torch.tensor([position[value] for value in values if value is not None])

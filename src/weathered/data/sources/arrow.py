@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -106,20 +107,23 @@ def table_dataset(table: pa.Table, features: Mapping[str, Any], options: ReadOpt
     """
     columns = table.column_names
     labels = read_labels(table, columns, features, options, where)
-    inputs = [c for c in columns if c not in labels.used and c not in options.not_features]
+    for column in () if options.test else options.left_out:
+        choose_column(columns, column, "feature", where)
+    aside = {*labels.used, *options.not_features, *options.left_out}
+    inputs = [c for c in columns if c not in aside]
     if not inputs:
-        raise DataError(f"{where}: there are no feature columns besides {', '.join(sorted(labels.used))}.")
+        raise DataError(f"{where}: there are no feature columns besides {', '.join(c for c in columns if c in aside)}.")
     unused = next((c for c in inputs if c in ("label", "labels", "target", "class")), None)
     if unused is not None:
         raise DataError(
             f"{where}: the column '{unused}' would become a feature and give the answer away; name it as "
-            "--clean-column or drop it."
+            f"--clean-column, or leave it out by --not-features {quote(unused)}."
         )
     numbering = next((c for c in inputs if c in ROW_NUMBERS), None)
     if numbering is not None:
         raise DataError(
             f"{where}: the column '{numbering}' looks like row numbers, as pandas writes them with index=True, and may "
-            "give the answer away; drop it, or give it a name of its own."
+            "give the answer away; leave it out by --not-features, or give it a name of its own."
         )
     x = np.empty((len(table), len(inputs)), dtype=np.float32)
     for i, column in enumerate(inputs):
@@ -136,7 +140,7 @@ def _feature(values: pa.ChunkedArray, column: str, where: str) -> np.ndarray:
     if not (numeric or pa.types.is_boolean(kind)):
         raise DataError(
             f"{where}: the feature column '{column}' holds {kind}{_example(values)}, not numbers; encode it as numbers "
-            "or drop it."
+            f"or leave it out by --not-features {quote(column)}."
         )
     # not safe: whole numbers beyond 2**53 are rounded, as float32 rounds them anyway
     numbers = pc.fill_null(values.cast(pa.float64(), safe=False), float("nan")).to_numpy()

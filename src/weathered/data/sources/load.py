@@ -19,7 +19,7 @@ from weathered.data.images import Layout
 from weathered.data.labels import DEFAULT_COLUMNS, MissingColumn
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
-from weathered.data.sources.tables import same_columns
+from weathered.data.sources.tables import TableInputs, same_columns
 from weathered.data.splits import class_listing, random_subset, single_rows_note, stratified_split
 from weathered.data.stream import StreamInputs
 
@@ -84,6 +84,7 @@ def load_pair(
     limit: int | None = None,
     test_fraction: float = 0.25,
     seed: int = 0,
+    not_features: tuple[str, ...] = (),
     cache_dir: Path | None = None,
     memory_limit_bytes: int = 2 << 30,
 ) -> tuple[Dataset, Dataset]:
@@ -94,11 +95,16 @@ def load_pair(
     test_spec gives its test split where it has one. A note of the training set names classes without rows in one of
     the sets, as happens to the test set where a class has a single row. limit: training rows, drawn after the split,
     so that the test set does not depend on it. test_label_column: by default the training set's clean or label column
-    where the test set has it, in this order, else its standard label column.
+    where the test set has it, in this order, else its standard label column. not_features: columns of a table that are
+    left out, such as names of rows or labels of several people.
     Raises DataError naming the classes if they differ, if a class has no training row, or if shapes differ.
     """
-    options = ReadOptions(label_column, clean_column, None, image_size, root, False, memory_limit_bytes)
+    options = ReadOptions(
+        label_column, clean_column, None, image_size, root, False, memory_limit_bytes, left_out=not_features
+    )
     whole = _read(spec, options)
+    if not_features and not isinstance(whole.inputs, TableInputs):
+        raise DataError(f"{spec}: is no table with named columns, so there are no features to leave out.")
     missing = None
     if test_spec is None and not has_own_test(spec):
         kept, held = stratified_split(whole.labels, test_fraction, generator(seed, "test split"))
@@ -139,12 +145,14 @@ def row_names(
     root: Path | None = None,
     label_column: str | None = None,
     clean_column: str | None = None,
+    not_features: tuple[str, ...] = (),
 ) -> list[str]:
     """What a person calls these rows of a source: the file of an image, relative to its folder, else "row 17".
 
-    label_column, clean_column: as the source was read with.
+    label_column, clean_column, not_features: as the source was read with.
     """
-    inputs = _read(spec, ReadOptions(root=root, label_column=label_column, clean_column=clean_column)).inputs
+    options = ReadOptions(root=root, label_column=label_column, clean_column=clean_column, left_out=not_features)
+    inputs = _read(spec, options).inputs
     files = (
         inputs.encoded.paths if isinstance(inputs, StreamInputs) and isinstance(inputs.encoded, FileImages) else None
     )
@@ -152,13 +160,18 @@ def row_names(
 
 
 def label_columns(
-    spec: str, columns: Sequence[str], class_names: tuple[str, ...], root: Path | None = None
+    spec: str,
+    columns: Sequence[str],
+    class_names: tuple[str, ...],
+    root: Path | None = None,
+    not_features: tuple[str, ...] = (),
 ) -> Int[torch.Tensor, "N M"]:
-    """The codes of several label columns of a source, (N, M); inputs are not read.
+    """The codes of several label columns of a source, (N, M); inputs are not read. not_features: as for `load_pair`.
 
     Raises DataError for a column that is not there, or a label in it that is missing or none of the classes.
     """
-    options = ReadOptions(class_names=class_names, root=root, not_features=frozenset({*columns, *DEFAULT_COLUMNS}))
+    aside = frozenset({*columns, *DEFAULT_COLUMNS})
+    options = ReadOptions(class_names=class_names, root=root, not_features=aside, left_out=not_features)
     return torch.stack([_read(spec, replace(options, label_column=column)).labels for column in columns], 1)
 
 

@@ -14,7 +14,7 @@ class ReadOptions:
     set is read. image_size: side to which images are resized. root: folder of downloaded files. test: whether a test
     set is read, so that the test split is wanted where a source has one and none is named. memory_limit_bytes: arrays
     above it are refused. not_features: label columns of the training table, which are no features of a test table
-    either.
+    either. left_out: columns of a table that the user wants for no feature; a training table must have them.
     """
 
     label_column: str | None = None
@@ -25,6 +25,7 @@ class ReadOptions:
     test: bool = False
     memory_limit_bytes: int = 2 << 30
     not_features: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
 
 
 def user_path(text: str) -> Path:

@@ -24,6 +24,9 @@ class TableInputs(MemoryInputs):
         super().__init__(tensor)
         self.columns = columns
 
+    def select(self, index: Tensor) -> "TableInputs":
+        return TableInputs(self.tensor[index], self.columns)
+
 
 def same_columns(test: Dataset, train: Dataset) -> Dataset:
     """The test table with its features in the order of the training table; other kinds of data unchanged.
