@@ -159,7 +159,7 @@ def test_columns_that_are_no_features(tmp_path):
     assert given.tolist() == [[0, 0], [1, 1], [0, 1], [1, 1]]
     with pytest.raises(DataError, match="there is no feature column 'idd'. Did you mean 'id'"):
         load_pair(str(train), not_features=("idd", "by ann"))
-    with pytest.raises(DataError, match="no feature columns besides height, label, width"):
+    with pytest.raises(DataError, match="no feature columns besides width, height, label"):
         load_pair(str(test), not_features=("width", "height"))
     with pytest.raises(DataError, match="digits: is no table with named columns"):
         load_pair("digits", not_features=("id",))
