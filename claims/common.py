@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from weathered.core.errors import DataError
 from weathered.core.rng import generator
 from weathered.core.settings import Settings
 from weathered.data.dataset import Dataset
+from weathered.data.makers.long_tail import long_tail_counts
 from weathered.data.sources.load import load
 from weathered.nn.heads import build_head
 from weathered.nn.network import Network, TableNetwork, seeded
@@ -107,6 +109,42 @@ def noisy_pixel_rows(slug: str, seed: int, counts: Tensor, test: int) -> tuple[D
     blurred = pixels + 0.3 * torch.randn(pixels.shape, generator=rng)
     table = Dataset.of(blurred, digits.labels, digits.class_names, name="digits with noisy pixels")
     return table.select(torch.cat(train_rows)), table.select(torch.cat(test_rows))
+
+
+class LongTail(NamedTuple):
+    """Rows whose classes differ in size by a factor of 50. counts (10,): training rows of each class.
+
+    validation: as many rows of each class, disjoint from the others, or None.
+    """
+
+    counts: Tensor
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+
+
+LONG_TAIL = (
+    "scikit-learn digits with Gaussian pixel noise of 0.3, 100 to 2 train images of the classes in random order, "
+    "60 test images of each class"
+)
+RAREST = "accuracy on the three rarest classes, in [0, 1]"
+
+
+def long_tailed_digits(slug: str, seed: int, validation: int = 0) -> LongTail:
+    """What `LONG_TAIL` says, drawn from (seed, slug). validation: rows of each class that are held out besides."""
+    rank = torch.randperm(10, generator=generator(seed, "rank", slug))
+    counts = long_tail_counts(torch.full((10,), 100), 50, "exp")[rank]
+    train, held = noisy_pixel_rows(slug, seed, counts, test=60 + validation)
+    if not validation:
+        return LongTail(counts, train, None, held)
+    place = torch.arange(len(held)) % (60 + validation)
+    return LongTail(counts, train, held.select(place >= 60), held.select(place < 60))
+
+
+def rarest_accuracy(logits: Tensor, labels: Tensor, counts: Tensor) -> float:
+    """Accuracy on the rows of the three classes with the fewest training rows, in [0, 1]. logits (N, C)."""
+    rare = torch.isin(labels, counts.argsort(stable=True)[:3])
+    return accuracy(logits[rare], labels[rare])
 
 
 def shared_file(name: str) -> str:

@@ -2,14 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
-
-from common import LateDrop, accuracy, noisy_pixel_rows, perceptron
+from common import LONG_TAIL, LateDrop, accuracy, long_tailed_digits, perceptron
 from weathered.core.fit import fit
-from weathered.core.rng import generator
 from weathered.core.roles import Loss, Reweight
 from weathered.core.run import Run
-from weathered.data.makers.long_tail import long_tail_counts
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.losses.ldam import LDAM
 from weathered.weighting.drw import DRW
@@ -20,10 +16,7 @@ SENTENCE = (
     "rarer classes and class weights switched on late is more accurate on balanced data than one with a linear head "
     "trained with cross entropy."
 )
-DATA = (
-    "scikit-learn digits with Gaussian pixel noise of 0.3, 100 to 2 train images of the classes in random order, "
-    "60 test images of each class"
-)
+DATA = LONG_TAIL
 METRIC = "accuracy on the balanced test set after the last epoch, in [0, 1]"
 BASELINE = "cross entropy"
 MAIN = "ldam-drw"
@@ -45,9 +38,7 @@ class Arm(NamedTuple):
 
 def measure(seed: int) -> dict[str, float]:
     """Balanced accuracy of each arm. The seed draws sizes, images, noise, weights and the order of the rows."""
-    rank = torch.randperm(10, generator=generator(seed, "rank", SLUG))
-    counts = long_tail_counts(torch.full((10,), 100), 50, "exp")[rank]
-    train, test = noisy_pixel_rows(SLUG, seed, counts, test=60)
+    counts, train, _, test = long_tailed_digits(SLUG, seed)
     late = DRW(counts, start=START)
     arms = {
         "cross entropy": Arm("linear", CrossEntropy(), None),

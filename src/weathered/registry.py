@@ -86,6 +86,14 @@ ENTRIES: tuple[Entry, ...] = (
         "Cao, NeurIPS 2019", "Larger margins for rarer classes, on a cosine head.", card="ldam-drw",
     ),
     Entry(
+        "logit-adjustment", "weathered.losses.logit_adjustment:LogitAdjustment", "loss", (TAIL,),
+        "Menon, ICLR 2021", "Add the log of the class prior to the logits in training.",
+    ),
+    Entry(
+        "vs-loss", "weathered.losses.vs_loss:VSLoss", "loss", (TAIL,),
+        "Kini, NeurIPS 2021", "Scale and shift the logits of each class by how frequent it is.",
+    ),
+    Entry(
         "drw", "weathered.weighting.drw:DRW", "reweight", (TAIL,),
         "Cao, NeurIPS 2019", "Class weights that switch on late in training.", card="ldam-drw",
     ),

@@ -17,6 +17,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "num_classes": "the number of classes is known",
         "class_counts": "the number of training samples of each class is known",
         "index": "each sample has a row number that is stable over epochs",
+        "group": "each sample belongs to a group, such as a sensitive attribute or a domain",
         "features": "the model offers forward_features, forward_head and get_classifier",
         "stage_features": "the model offers the feature maps of its inner stages",
         "linear_head": "the model ends in a linear classifier",
@@ -45,6 +46,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "stage_features": "use cnn_small or a timm convolutional network",
         "validation": "hold some out with --validation 0.1",
         "class_counts": "use classification data",
+        "group": "name a column with --group-column",
         "vit_tokens": "use a timm vision transformer",
         "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }

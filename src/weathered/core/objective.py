@@ -5,6 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from weathered.core.batch import Batch
 from weathered.core.facts import traits_of
 from weathered.core.roles import Loss, Output
 from weathered.core.target import Target
@@ -30,9 +31,11 @@ def losses_of(loss: Loss, logits: Float[Tensor, "B C"], target: Target, **keywor
     return total
 
 
-def keywords_of(loss: Loss, output: Output) -> dict[str, Any]:
+def keywords_of(loss: Loss, output: Output, batch: Batch) -> dict[str, Any]:
     """What a loss asked for besides logits, by the facts it needs."""
-    return {"features": output.features} if "features" in traits_of(loss).needs else {}
+    needs = traits_of(loss).needs
+    found = {"features": output.features} if "features" in needs else {}
+    return found | ({"group": batch.extra["group"]} if "group" in needs else {})
 
 
 def logits_for_test(loss: Loss, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:

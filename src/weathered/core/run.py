@@ -221,7 +221,7 @@ class Run:
     def losses(self, output: Output, batch: Batch) -> Float[Tensor, "B"]:
         """Per-sample losses of the run's loss part, before weights and terms."""
         self.used[id(self.loss_part)] += 1
-        return losses_of(self.loss_part, output.logits, batch.target, **keywords_of(self.loss_part, output))
+        return losses_of(self.loss_part, output.logits, batch.target, **keywords_of(self.loss_part, output, batch))
 
     def weights(self, losses: Float[Tensor, "B"], target: Target) -> Float[Tensor, "B"] | None:
         """The reweight part's word on a batch, gathered over devices where it looks across the batch; None without."""

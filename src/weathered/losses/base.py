@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from weathered.core.run import Run
 
 
+def along_classes(values: Float[Tensor, "C"], logits: Float[Tensor, "B C ..."]) -> Float[Tensor, "C ..."]:
+    """One value for each class, in the type of the logits, shaped to meet their second axis.
+
+    Raises ValueError if the logits have another number of classes.
+    """
+    if logits.ndim < 2 or logits.shape[1] != len(values):
+        raise ValueError(f"logits must be (B, {len(values)}), one for each class count, got {tuple(logits.shape)}")
+    return values.to(logits).view(-1, *[1] * (logits.ndim - 2))
+
+
 class WrappingLoss(Part):
     """A loss that changes the logits and gives them to `base`. A method overrides `transform_logits`.
 
