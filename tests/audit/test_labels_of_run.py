@@ -145,6 +145,41 @@ def test_copies_under_other_labels_are_found_in_images_and_tables():
     assert duplicate_findings(Dataset.of(table, labels)).summary["near duplicates"].value == 2 / 40
 
 
+def test_copies_of_one_value_and_of_the_mean_row_are_found():
+    rng = torch.Generator().manual_seed(3)
+    images = torch.randint(256, (30, 3, 8, 8), generator=rng, dtype=torch.uint8)
+    for row, value in ((1, 0), (2, 0), (3, 255), (4, 120), (5, 122)):
+        images[row] = value
+    labels = torch.arange(30) % 2
+    found = duplicate_findings(Dataset.of(images, labels))
+    assert found.summary["near duplicates"].value == 4 / 30
+    assert found.summary["duplicates under another label"].value == 4 / 30
+    table = torch.tensor([[-1.0, 2.0], [1.0, -2.0], [0.0, 0.0], [0.0, 0.0]])
+    assert duplicate_findings(Dataset.of(table, torch.tensor([0, 1, 0, 1]))).summary["near duplicates"].value == 2 / 4
+
+
+def test_annotators_may_leave_rows_out_and_labels_be_text(tmp_path):
+    rows = ["a,grade,truth,first,second", "1,low,low,low,", "2,high,high,,high", "3,low,high,low,high", "4,high,high,,"]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    data = DataOptions(
+        train=str(tmp_path / "t.csv"),
+        label_column="grade",
+        clean_column="truth",
+        not_features=("first", "second"),
+        test=str(tmp_path / "t.csv"),
+    )
+    train = prepare(Recipe(data=data, model="mlp:width=8")).train
+    given = annotator_labels(data, train, ("first", "second"))
+    assert given.tolist() == [[1, -1], [-1, 0], [1, 0], [-1, -1]]
+    found = annotator_findings(given, train, ("first", "second"), seed=0)
+    assert found.summary["rows with disagreement"].value == 1 / 3
+    assert found.summary["rows with disagreement"].n == 3
+    assert [row[-1] for row in found.tables[0].rows] == [0.5, 1.0]
+    assert "Rows without a label of any annotator, left out: 1." in found.notes
+    with pytest.raises(DataError, match="no training row has a label in the columns first, second"):
+        annotator_findings(torch.full((4, 2), -1), train, ("first", "second"), seed=0)
+
+
 def test_annotators_are_measured_from_their_columns(tmp_path):
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 400)

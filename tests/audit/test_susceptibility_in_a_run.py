@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from scaled import Multiplied, Scaled
 from weathered.assemble import build_parts, resolve
 from weathered.audit.susceptibility import Susceptibility
 from weathered.core.errors import Incompatible, SpecError
@@ -15,7 +16,6 @@ from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.data.augment import CropFlip
 from weathered.data.dataset import Dataset
-from weathered.losses.cross_entropy import CrossEntropy
 from weathered.mixing.mixup import MixUp
 from weathered.procedures.jocor import JoCoR
 
@@ -159,25 +159,10 @@ def test_a_pool_smaller_than_the_batch_is_used_whole_with_a_warning(small_digits
     assert exact.drops == watch.drops
 
 
-class Scaled(CrossEntropy):
-    """A loss that multiplies logits by seven, and says so."""
-
-    def __call__(self, logits, labels):
-        return super().__call__(7 * logits, labels)
-
-    def test_logits(self, logits):
-        return 7 * logits
-
-
-class Seven(nn.Module):
-    def forward(self, x):
-        return 7 * x
-
-
 def test_a_loss_with_a_scale_of_its_own_is_probed_at_that_scale(small_digits):
     watch = [Susceptibility(200, probe_lr=0.05) for _ in range(3)]
     scaled = first_drop(small_digits, watch[0], loss=Scaled())
-    inside = first_drop(small_digits, watch[1], nn.Sequential(flat(), Seven()))
+    inside = first_drop(small_digits, watch[1], nn.Sequential(flat(), Multiplied()))
     assert scaled == pytest.approx(inside, rel=1e-5)
     assert scaled > 5 * first_drop(small_digits, watch[2])
 

@@ -21,13 +21,17 @@ from weathered.nn.build import build_model
 from weathered.procedures.automix import AutoMix
 from weathered.procedures.co_teaching import CoTeaching
 from weathered.procedures.jocor import JoCoR
+from weathered.procedures.odnl import ODNL
+from weathered.procedures.open_sampling import OpenSampling
 from weathered.procedures.selective_classification import SelectiveClassification
 from weathered.procedures.self_adaptive_trades import SelfAdaptiveTrades
 from weathered.procedures.self_adaptive_training import SelfAdaptiveTraining
+from weathered.terms.area_under_margin import AreaUnderMargin
 from weathered.weighting.absgd import ABSGD
 from weathered.weighting.drw import DRW
 
 COUNTS = [40, 6, 2]
+AUX = {"ood": Dataset.of(torch.arange(256).repeat(8)[: 30 * 64].view(30, 1, 8, 8).to(torch.uint8), torch.zeros(30))}
 
 PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "supervised": dict,
@@ -38,6 +42,9 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "self-adaptive trades": lambda: {
         "procedure": SelfAdaptiveTrades(epsilon=0.05, step_size=0.03, steps=2, start=0.5, momentum=0.5)
     },
+    "odnl": lambda: {"procedure": ODNL(1.0, 16), "aux": AUX},
+    "open-sampling": lambda: {"procedure": OpenSampling(torch.tensor(COUNTS), 1.0, aux_batch=16), "aux": AUX},
+    "area under the margin": lambda: {"terms": [AreaUnderMargin()]},
     "selective": lambda: {"procedure": SelectiveClassification(0.0, momentum=0.5)},
     "absgd": lambda: {"reweight": ABSGD(0.3, gamma=0.5, rule="effective", class_counts=COUNTS)},
     "drw": lambda: {"reweight": DRW(COUNTS, start=0.3, rule="inverse")},

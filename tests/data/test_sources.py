@@ -155,7 +155,9 @@ def test_columns_that_are_no_features(tmp_path):
     assert pixels_of(held).tolist() == [[1, 2], [3, 4]]
     assert whole.inputs.columns == whole.select(torch.tensor([2])).inputs.columns == ("height", "width")
     assert row_names(str(train), [1], not_features=("id", "by ann")) == ["row 1"]
-    given = label_columns(str(train), ["label", "by ann"], ("a", "b"), not_features=("id",))
+    with pytest.raises(DataError, match="'label' is read as label, so it is no feature anyway"):
+        load_pair(str(train), not_features=("id", "label", "by ann"))
+    given = label_columns(str(train), ["label", "by ann"], ("a", "b"))
     assert given.tolist() == [[0, 0], [1, 1], [0, 1], [1, 1]]
     with pytest.raises(DataError, match="there is no feature column 'idd'. Did you mean 'id'"):
         load_pair(str(train), not_features=("idd", "by ann"))

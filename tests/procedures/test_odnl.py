@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from scaled import Scaled
 from weathered.core.batch import Batch
 from weathered.core.errors import Incompatible
 from weathered.core.fit import fit
@@ -23,7 +24,7 @@ AUX = {"ood": Dataset.of(torch.arange(256).repeat(30)[: 40 * 64].view(40, 1, 8, 
 
 
 def make(images, procedure=None, norm="none", aux=AUX, **changes):
-    settings = Settings(epochs=2, batch_size=12, lr=0.05, weight_decay=0.0)
+    settings = changes.pop("settings", Settings(epochs=2, batch_size=12, lr=0.05, weight_decay=0.0))
     model = build_model(f"cnn_small:width=8,norm={norm}", images)
     return Run(model, images, procedure=procedure, aux=aux, settings=settings, **changes)
 
@@ -70,6 +71,16 @@ def test_eta_zero_is_plain_training(images):
     plain, off = (fit(make(images, procedure), max_steps=3) for procedure in (None, ODNL(0.0)))
     for one, other in zip(plain.model.parameters(), off.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_loss_with_a_scale_of_its_own_is_that_of_both_kinds_of_images(images):
+    run, batch = make(images, ODNL(2.5, 20), loss=Scaled()), batch_of(images)
+    run.begin_step()
+    found = run.procedure.loss(run, batch)
+    run.begin_step()
+    strange = run.procedure.draw_labels(run, 20)
+    own = F.cross_entropy(7 * run.model(batch.x), batch.target.single())
+    assert_close(found, own + 2.5 * F.cross_entropy(7 * run.model(run.aux("ood", 20)), strange))
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -156,24 +167,42 @@ def test_other_labels_move_no_image(images):
     assert losses[0] != losses[1]
 
 
-def test_only_its_own_expectation_is_reached(images):
-    """On images it can learn by heart, the auxiliary term stays near log C: the labels change at every look."""
-    run = make(images, ODNL(5.0, 40))
-    fit(run)
-    rows = torch.arange(40)
+DISTINCT = Dataset.of(
+    torch.randint(256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8), torch.zeros(40)
+)
+KEPT = draw_uniform_labels(40, 3, torch.Generator().manual_seed(6))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_labels_that_change_at_every_look_cannot_be_learnt_by_heart(images, fresh):
+    """The auxiliary term stays near log C where labels that stay fall far below it."""
+    run = make(images, ODNL(5.0, 40), aux={"ood": DISTINCT}, settings=Settings(epochs=60, batch_size=12, lr=0.05))
+    x = DISTINCT.floats(torch.arange(40))
+    if fresh:
+        fit(run)
+    else:
+        for _ in range(run.total_steps):
+            run.optimizer.zero_grad()
+            F.cross_entropy(run.model.train()(x), KEPT).backward()
+            run.optimizer.step()
     with torch.no_grad():
-        logits = run.model.eval()(AUX["ood"].floats(rows))
-    assert float(-logits.log_softmax(1).mean()) < math.log(3) + 0.2
-    assert float(logits.softmax(1).amax(1).mean()) < 0.6
+        logits = run.model.eval()(x)
+    loss, sure = float(F.cross_entropy(logits, KEPT)), float(logits.softmax(1).amax(1).mean())
+    assert (loss > 0.85 * math.log(3)) == fresh, loss
+    assert (sure < 0.6) == fresh, sure
 
 
 def test_separate_passes_keep_batch_statistics_apart(images):
-    stats = {}
-    for separate in (False, True):
-        run = make(images, ODNL(1.0, 40, separate), norm="batch")
+    """Those kept for test time are of training inputs alone, as if there were no others."""
+
+    def statistics(procedure):
+        run = make(images, procedure, norm="batch")
         fit(run, max_steps=1)
-        stats[separate] = torch.cat([b.flatten() for n, b in run.model.named_buffers() if n.endswith("running_mean")])
-    assert not torch.allclose(stats[False], stats[True])
+        return torch.cat([b.flatten().double() for _, b in run.model.named_buffers()])
+
+    plain = statistics(None)
+    assert torch.equal(statistics(ODNL(1.0, 40, separate=True)), plain)
+    assert not torch.allclose(statistics(ODNL(1.0, 40)), plain)
 
 
 def test_it_works_with_mixing_and_another_loss(images):

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from scaled import Multiplied, Scaled
 from weathered.attacks.trades import SPREAD, climb_divergence
 from weathered.core.batch import Batch
 from weathered.core.errors import Incompatible, NonFinite
@@ -16,7 +17,6 @@ from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.core.target_table import certainty_weights, label_table
-from weathered.losses.logitnorm import LogitNorm
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model
 from weathered.procedures.self_adaptive_trades import SelfAdaptiveTrades
@@ -107,20 +107,16 @@ def test_the_gradient_passes_through_the_clean_prediction_of_the_divergence(imag
 
 
 def test_a_loss_with_a_scale_of_its_own_is_attacked_at_that_scale(images):
-    norm = LogitNorm(0.1)
-    run = run_of(images, SelfAdaptiveTrades(6.0, 0.1, 0.03, 1), "mlp:width=16", loss=norm)
+    run = run_of(images, SelfAdaptiveTrades(6.0, 0.1, 0.03, 1), "mlp:width=16", loss=Scaled())
     batch = batch_of(images, ROWS)
     run.begin_step()
     start = batch.x + SPREAD * torch.randn(batch.x.shape, generator=run.generator("trades start", shared=True))
 
-    class Scaled(nn.Module):
-        def forward(self, x):
-            return norm.test_logits(run.model(x))
-
-    adversary = climb_divergence(Scaled(), batch.x, start, 0.1, 0.03, 1)
-    natural = run.model(batch.x)
-    expected = norm(natural, batch.target.single()).mean()
-    expected = expected + 6 * divergence_in_torch(norm.test_logits(natural), norm.test_logits(run.model(adversary)))
+    scaled = nn.Sequential(run.model, Multiplied())
+    adversary = climb_divergence(scaled, batch.x, start, 0.1, 0.03, 1)
+    assert not torch.equal(adversary, climb_divergence(run.model, batch.x, start, 0.1, 0.03, 1))
+    expected = F.cross_entropy(scaled(batch.x), batch.target.single())
+    expected = expected + 6 * divergence_in_torch(scaled(batch.x), scaled(adversary))
     run.begin_step()
     assert_close(run.procedure.loss(run, batch), expected)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from scaled import Scaled
 from weathered.core.batch import Batch
 from weathered.core.checkpoint import load_checkpoint, newest_checkpoint
 from weathered.core.errors import Incompatible, NonFinite
@@ -44,6 +45,20 @@ def test_with_targets_that_stay_it_is_plain_training(images, procedure):
         assert_close(p, q, atol=1e-6, rtol=0)
     assert torch.equal(procedure.targets, label_table(images.labels, 3))
     assert torch.equal(procedure.corrected_labels(), images.labels)
+
+
+@pytest.mark.parametrize("reverse", [0.0, 0.7])
+def test_a_loss_with_a_scale_of_its_own_moves_targets_at_that_scale(images, reverse):
+    procedure = SelfAdaptiveTraining(0.0, momentum=0.5, reverse=reverse)
+    run, batch = run_of(images, procedure, loss=Scaled()), batch_of(images, ROWS)
+    run.begin_step()
+    procedure.table.begin()
+    found = procedure.loss(run, batch)
+    logits = 7 * run.model(batch.x)
+    probability = logits.softmax(1).detach()
+    targets = 0.5 * label_table(images.labels, 3)[ROWS] + 0.5 * probability
+    losses = -(targets * logits.log_softmax(1)).sum(1) + reverse * reverse_cross_entropy(logits, targets)
+    assert_close(found, (certainty_weights(targets) * losses).mean())
 
 
 def test_targets_move_from_start_on_and_only_those_of_visited_rows(images):

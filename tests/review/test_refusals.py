@@ -148,6 +148,7 @@ def test_only_rows_by_number_and_three_assets_are_files(ann, path):
         ({"key": ""}, "no key of its own"),
         ({"key": "<x>" * 5}, "no key of its own"),
         ({"back": "status=never"}, "there is no status"),
+        ({"back": "&".join(f"junk{i}=1" for i in range(21))}, "more than 20 fields"),
     ],
 )
 def test_what_a_form_says_wrong_is_one_sentence(site, ann, fields, sentence):

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from weathered.audit.labels import area_under_margin, margins
 from weathered.audit.labels.of_run import LabelOptions, audit_run_labels, kept_areas
-from weathered.core.errors import DataError, Incompatible
+from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
@@ -99,9 +99,25 @@ def test_a_run_that_stops_and_goes_on_has_the_same_areas(small_digits):
     assert second.area.nan_to_num(-9.0).equal(whole.area.nan_to_num(-9.0))
 
 
+def test_a_term_given_to_a_second_run_or_loaded_again_starts_anew(small_digits):
+    settings, term = Settings(epochs=1, batch_size=50), AreaUnderMargin()
+    fit(Run(flat, small_digits, terms=[term], settings=settings))
+    first = term.area.clone()
+    fit(Run(flat, small_digits.select(torch.arange(100)), terms=[term], settings=settings))
+    assert len(term.area) == 100
+    run = fit(Run(flat, small_digits, terms=[term], settings=settings))
+    assert term.area.nan_to_num(-9.0).equal(first.nan_to_num(-9.0))
+    term.load_state_dict({name: torch.zeros_like(value) for name, value in term.state_dict().items()})
+    run.step -= 1
+    fit(run, max_steps=1)
+    assert int(term.visits.sum()) == 50
+
+
 def test_bad_use_is_refused(small_digits):
     with pytest.raises(ValueError, match="from_epoch must be at least 0, got -1"):
         AreaUnderMargin(-1)
+    with pytest.raises(SpecError, match="from_epoch=2 is not below the 2 epochs"):
+        fit(Run(flat, small_digits, terms=[AreaUnderMargin(2)], settings=Settings(epochs=2)))
     with pytest.raises(Incompatible, match="measures the margin of the one given label"):
         Run(flat, small_digits, terms=[AreaUnderMargin()], transforms=[MixUp()])
 

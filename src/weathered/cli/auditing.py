@@ -40,7 +40,6 @@ def audit_runs(
         wanted = default_audits(runs[0])
     folder = runs[0].folder
     path = folder.path / "audit.json"
-    kept = folder.read_json("audit.json") if path.exists() else {}
     results: list[AuditResult] = []
     with audit_progress(len(wanted)) as (advance, show):
         options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma, labels, show)
@@ -52,8 +51,9 @@ def audit_runs(
             except ValueError as error:
                 raise WeatheredError(f"audit '{name}': {error}.") from error
             results.append(result)
-            kept[result.audit] = result.to_json()
-            folder.write_json("audit.json", kept)
+            # read again, because another audit of this run may have ended meanwhile
+            kept = folder.read_json("audit.json") if path.exists() else {}
+            folder.write_json("audit.json", {**kept, result.audit: result.to_json()})
             advance()
     if as_json:
         typer.echo(json.dumps({result.audit: result.to_json() for result in results}, indent=2))

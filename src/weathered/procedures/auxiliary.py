@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from weathered.core import distributed
 from weathered.core.batch import Batch
@@ -26,8 +29,9 @@ class AuxiliaryProcedure(Procedure):
     """The run's objective on the training batch plus eta times a loss on auxiliary inputs under random labels.
 
     eta >= 0: 0 is plain training, without a look at the auxiliary data. aux_batch >= 1: auxiliary inputs per step over
-    all devices. separate: a forward pass of their own, so that batch normalisation sees each kind by itself; by
-    default both go through in one pass, as in the authors' code, and share batch statistics.
+    all devices. separate: a forward pass of their own, so that batch normalisation sees each kind by itself and keeps
+    the statistics of training inputs alone for later; by default both go through in one pass, as in the authors' code,
+    and share batch statistics.
     The loss recorded for an epoch is that of the training batches alone.
     Raises ValueError outside these ranges.
     """
@@ -46,7 +50,9 @@ class AuxiliaryProcedure(Procedure):
             return super().loss(run, batch)
         other = run.aux(OOD, self.aux_batch)
         if self.separate:
-            output, strange = run.forward(batch.x), run.forward(other).logits
+            output = run.forward(batch.x)
+            with kept_statistics(run.model):
+                strange = run.forward(other).logits
         else:
             output, strange = _split(run.forward(torch.cat([batch.x, other])), len(batch))
         # all labels on every process, so that what is summed over them is known without asking
@@ -66,6 +72,19 @@ class AuxiliaryProcedure(Procedure):
         The mean over processes is the loss.
         """
         raise NotImplementedError
+
+
+@contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation goes by the statistics of the batch, as in training, and keeps none of them."""
+    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    try:
+        for module in tracking:
+            module.track_running_stats = False
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
 
 def own_labels(run: Run, labels: Int[Tensor, "size"]) -> Int[Tensor, "B"]:

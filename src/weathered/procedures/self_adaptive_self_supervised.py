@@ -9,7 +9,8 @@ f is the network up to its features, g a projector, q a predictor, f', g' the mo
     loss =  mean |q(g(f(x_i))) / |.| - T[i] / |.||^2                  T and f', g' without gradient
     f', g' <- average * (f', g') + (1 - average) * (f, g)             after the step
 The classifier learns from the given labels all along, on features that pass no gradient on; in the last share `probe`
-of training the features stand still and it learns alone. Accuracy is therefore that of linear evaluation.
+of training the features stand still and it learns alone, by the run's optimizer: a lower bound of what a linear
+classifier fitted to the end reaches on these features.
 Limits: momentum = 0 is BYOL (Grill et al., NeurIPS 2020) with one view; momentum = 1 predicts fixed noise.
 """
 

@@ -39,8 +39,12 @@ class Query:
 
     @classmethod
     def parse_text(cls, text: str, classes: int) -> "Query":
-        """From the part of an address behind the question mark."""
-        return cls.parse(dict(parse_qsl(text, max_num_fields=20)), classes)
+        """From the part of an address behind the question mark. Raises SpecError for one that does not fit."""
+        try:
+            fields = dict(parse_qsl(text, max_num_fields=20))
+        except ValueError as error:
+            raise SpecError("the address of the page has more than 20 fields.") from error
+        return cls.parse(fields, classes)
 
     @property
     def text(self) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weathered.core.batch import Batch
+from weathered.core.errors import SpecError
 from weathered.core.facts import Traits
 from weathered.core.roles import Output, Part
 
@@ -43,7 +44,7 @@ class AreaUnderMargin(Part):
     from_epoch >= 0: epochs left out at the start, the first one or two where the rate warms up. Needs one given label
     per sample: after mixing there is no label to lead. `area` (N,) holds the values; a finished run has them in the
     column `area_under_margin` of `per_sample.parquet`, NaN for a row that no step saw.
-    Raises ValueError for a negative epoch.
+    Raises ValueError for a negative epoch, SpecError where a run ends before it.
     Source: Pleiss et al., NeurIPS 2020, eq. 1.
     """
 
@@ -62,13 +63,21 @@ class AreaUnderMargin(Part):
         self.visits = torch.zeros(0, dtype=torch.int64)
         self._measured = -1
 
+    def before_epoch(self, run: Run) -> None:
+        if run.step == 0:
+            if self.from_epoch >= run.settings.epochs:
+                raise SpecError(
+                    f"area-under-margin would record nothing: from_epoch={self.from_epoch} is not below the "
+                    f"{run.settings.epochs} epochs of training. Lower it."
+                )
+            self.total = torch.zeros(len(run.train), dtype=torch.float64)
+            self.visits = torch.zeros(len(run.train), dtype=torch.int64)
+            self._measured = -1
+
     def __call__(self, run: Run, batch: Batch, output: Output) -> Float[Tensor, ""]:
         # a stepper may ask for the loss twice in a step, at other weights
         if run.epoch >= self.from_epoch and run.step != self._measured:
             self._measured = run.step
-            if not len(self.total):
-                self.total = torch.zeros(len(run.train), dtype=torch.float64)
-                self.visits = torch.zeros(len(run.train), dtype=torch.int64)
             found = run.gather(margin(output.logits.detach(), batch.target.single()))
             rows = run.gather(batch.index).cpu()
             self.total.index_add_(0, rows, found.double().cpu())
@@ -87,4 +96,4 @@ class AreaUnderMargin(Part):
         return {"total": self.total, "visits": self.visits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.total, self.visits = state["total"], state["visits"]
+        self.total, self.visits, self._measured = state["total"], state["visits"], -1

@@ -1,13 +1,13 @@
 """How far each annotator can be trusted, where the data carry a column of labels for each."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from shlex import quote
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from weathered.audit.labels.annotators import annotator_quality, dawid_skene, krippendorff_alpha
+from weathered.audit.labels.annotators import MISSING, annotator_quality, dawid_skene, krippendorff_alpha
 from weathered.audit.labels.findings import Findings
 from weathered.audit.result import Table
 from weathered.core.errors import DataError, SpecError
@@ -20,10 +20,10 @@ from weathered.stats import Estimate, proportion_interval
 
 
 def annotator_labels(data: DataOptions, train: Dataset, columns: Sequence[str]) -> Tensor:
-    """The labels (N, M) that each of M annotators gave the training rows.
+    """The labels (N, M) that each of M annotators gave the training rows, -1 where one gave none.
 
-    columns: at least two label columns of the training source. Raises SpecError for fewer, and DataError for columns
-    that are not there, hold other classes, or were features.
+    columns: at least two label columns of the training source, a csv or parquet file. Raises SpecError for fewer, and
+    DataError for columns that are not there, hold other classes, or were features.
     """
     if len(columns) < 2 or len(set(columns)) < len(columns):
         raise SpecError(f"annotators need two different columns or more, got {', '.join(columns)}.")
@@ -33,17 +33,19 @@ def annotator_labels(data: DataOptions, train: Dataset, columns: Sequence[str]) 
             f"{data.train}: the run read {', '.join(read)} as features, which gives the labels away; train it again "
             f"with {without}."
         )
-    root = None if data.root is None else Path(data.root)
-    return label_columns(data.train, columns, train.class_names, root=root, not_features=data.not_features)[
-        train.rows_in_source
-    ]
+    return label_columns(data.train, columns, train.class_names)[train.rows_in_source]
 
 
 def annotator_findings(given: Tensor, train: Dataset, columns: Sequence[str], seed: int) -> Findings:
     """Agreement beyond chance, and for each annotator agreement with the others and estimated accuracy.
 
-    given (N, M): see `annotator_labels`. columns: M names.
+    given (N, M): see `annotator_labels`. columns: M names. Rows without any label take no part.
+    Raises DataError if no row is left.
     """
+    labelled = (given != MISSING).any(1)
+    if not labelled.any():
+        raise DataError(f"no training row has a label in the columns {', '.join(columns)}.")
+    left_out, given, train = int((~labelled).sum()), given[labelled], train.select(labelled)
     fitted = dawid_skene(given, train.num_classes)
     consensus = fitted.consensus.labels
     alpha = krippendorff_alpha(given, train.num_classes, generator(seed, "annotators"))
@@ -51,12 +53,15 @@ def annotator_findings(given: Tensor, train: Dataset, columns: Sequence[str], se
     rows = []
     quality = annotator_quality(given, consensus, train.num_classes)
     for number, column in enumerate(columns):
-        known = () if truth is None else (float((given[:, number].numpy() == truth).mean()),)
+        own = given[:, number].numpy()
+        hits = () if truth is None else (own == truth)[own != MISSING]
+        known = () if truth is None else (float(np.mean(hits)) if len(hits) else "",)
         estimates = (quality[number].agreement, fitted.quality[number])
         rows.append((column, quality[number].labelled, *(v for e in estimates for v in _three(e)), *known))
     headings = ("annotator", "n", "agrees with another", "low", "high", "estimated accuracy", "low ", "high ")
     known_heading = () if truth is None else ("true accuracy",)
-    disputed = int((given != given[:, :1]).any(1).sum())
+    lowest = torch.where(given == MISSING, train.num_classes, given).amin(1)
+    disputed = int((lowest != given.amax(1)).sum())
     differs = int((torch.from_numpy(consensus) != train.labels).sum())
     return Findings(
         summary={
@@ -73,6 +78,7 @@ def annotator_findings(given: Tensor, train: Dataset, columns: Sequence[str], se
         notes=(
             "Agreement of annotators is Krippendorff's alpha: 1 is perfect, 0 what chance gives. Estimated accuracy "
             "and consensus come from the model of Dawid and Skene (1979); errors that annotators share are not seen.",
+            *((f"Rows without a label of any annotator, left out: {left_out}.",) if left_out else ()),
         ),
     )
 

@@ -18,6 +18,9 @@ SIDE = 16
 ALIKE = 0.99
 """Cosine similarity, of pixels without their mean, from which on two inputs are near duplicates."""
 
+FLAT = 1e-5
+"""Below this distance from the mean everywhere an input is of one value; rounding is smaller."""
+
 MOST_ROWS = 100_000
 """The work grows with the square of the rows; above this many near duplicates are not looked for."""
 
@@ -68,18 +71,32 @@ def duplicate_findings(train: Dataset, progress: Progress | None = None) -> Find
 
 
 def comparable(train: Dataset, progress: Progress | None = None) -> Tensor:
-    """Rows (N, D) float32 in which copies are alike: small images without their mean, or standardised columns."""
-    parts = []
+    """Rows (N, D) float32 in which copies are alike: small images without their mean, or standardised columns.
+
+    An image of one value has no direction of its own; it is given one by that value.
+    """
+    parts, means = [], []
     for index in torch.arange(len(train)).split(BLOCK):
         x = train.floats(index)
         if train.is_image:
             x = adaptive_avg_pool2d(x, (min(SIDE, x.shape[-2]), min(SIDE, x.shape[-1]))).flatten(1)
-            x = x - x.mean(1, keepdim=True)
+            means.append(x.mean(1))
+            x = x - means[-1][:, None]
         parts.append(x)
         if progress is not None:
             progress("reading inputs", int(index[-1]) + 1, len(train))
     rows = torch.cat(parts)
     if train.is_image:
-        return rows
+        return _with_direction(rows, torch.cat(means))
     spread = rows.std(0)
-    return (rows - rows.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
+    return _with_direction(
+        (rows - rows.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread)), torch.zeros(len(rows))
+    )
+
+
+def _with_direction(rows: Tensor, values: Tensor) -> Tensor:
+    """Two more columns: zero, but for rows (N, D) without spread a direction that turns with their value in [0, 1]."""
+    flat = rows.abs().amax(1) < FLAT
+    angle = values * (torch.pi / 2)
+    direction = torch.stack([angle.cos(), angle.sin()], 1) * flat[:, None]
+    return torch.cat([rows.masked_fill(flat[:, None], 0.0), direction], 1)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from weathered.core.errors import DataError
@@ -60,6 +61,24 @@ def read_labels(
     return Labels(coded.codes[label], clean, coded.names, set(chosen))
 
 
+def coded_columns(
+    table: pa.Table, columns: Sequence[str], features: Mapping[str, Any], class_names: tuple[str, ...], name: str
+) -> Int[Tensor, "N M"]:
+    """The codes of several label columns under given class names, (N, M) int64; -1 where a value is missing.
+
+    name: how messages call the table. Raises DataError for a column that is not there or another label.
+    """
+    codes = []
+    for column in (choose_column(table.column_names, column, "label", name) for column in columns):
+        values = table[column].to_pylist()
+        gaps = torch.tensor([value is None or value == "" or value != value for value in values])
+        coder = LabelCoder(name, declared_names(features, column), class_names)
+        # a gap is given some class, so that messages name rows as they are
+        filled = [class_names[0] if gap else value for gap, value in zip(gaps.tolist(), values, strict=True)]
+        codes.append(coder.encode({column: filled}).codes[column].masked_fill(gaps, -1))
+    return torch.stack(codes, 1)
+
+
 def is_extra(kind: pa.DataType) -> bool:
     """Whether a column of this type is kept beside the labels: whole numbers, or lists of numbers."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -108,7 +127,8 @@ def table_dataset(table: pa.Table, features: Mapping[str, Any], options: ReadOpt
     columns = table.column_names
     labels = read_labels(table, columns, features, options, where)
     for column in () if options.test else options.left_out:
-        choose_column(columns, column, "feature", where)
+        if choose_column(columns, column, "feature", where) in labels.used:
+            raise DataError(f"{where}: '{column}' is read as label, so it is no feature anyway; leave it out of these.")
     aside = {*labels.used, *options.not_features, *options.left_out}
     inputs = [c for c in columns if c not in aside]
     if not inputs:

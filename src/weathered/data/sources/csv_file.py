@@ -4,11 +4,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxtyping import Int
+from torch import Tensor
+
 from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import FileImages
 from weathered.data.labels import DEFAULT_COLUMNS
-from weathered.data.sources.arrow import read_extra, read_labels, table_dataset
+from weathered.data.sources.arrow import coded_columns, read_extra, read_labels, table_dataset
 from weathered.data.sources.csv_table import headers, is_text, read_table, refuse_broken_lines
 from weathered.data.sources.options import ReadOptions, existing_file, lies_below
 from weathered.data.stream import StreamInputs
@@ -48,6 +51,14 @@ def read_csv(rest: str, options: ReadOptions) -> Dataset:
         clean_labels=labels.clean,
         extra=read_extra(table, [c for c in columns if c != image and c not in labels.used]),
     )
+
+
+def read_label_columns(rest: str, columns: Sequence[str], class_names: tuple[str, ...]) -> Int[Tensor, "N M"]:
+    """See `label_columns`."""
+    path = existing_file(rest, "csv")
+    table = read_table(path)
+    refuse_broken_lines(table, [column for column in columns if column in table.column_names], path)
+    return coded_columns(table, columns, {}, class_names, str(path))
 
 
 def image_files(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from weathered.data.cache import materialise
 from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.encoded import FileImages
 from weathered.data.images import Layout
-from weathered.data.labels import DEFAULT_COLUMNS, MissingColumn
+from weathered.data.labels import MissingColumn
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
 from weathered.data.sources.tables import TableInputs, same_columns
@@ -36,6 +36,8 @@ READERS = {
     "hf": "hugging_face:read_hugging_face",
 }
 """Source -> module and function, imported when asked for."""
+
+COLUMN_READERS = {"csv": "csv_file:read_label_columns", "parquet": "parquet:read_label_columns"}
 
 
 def load(
@@ -159,20 +161,17 @@ def row_names(
     return [f"row {row}" if files is None else files[row] for row in np.asarray(rows).tolist()]
 
 
-def label_columns(
-    spec: str,
-    columns: Sequence[str],
-    class_names: tuple[str, ...],
-    root: Path | None = None,
-    not_features: tuple[str, ...] = (),
-) -> Int[torch.Tensor, "N M"]:
-    """The codes of several label columns of a source, (N, M); inputs are not read. not_features: as for `load_pair`.
+def label_columns(spec: str, columns: Sequence[str], class_names: tuple[str, ...]) -> Int[torch.Tensor, "N M"]:
+    """The codes of several label columns of a csv or parquet file, (N, M), -1 where one is empty; all else is not read.
 
-    Raises DataError for a column that is not there, or a label in it that is missing or none of the classes.
+    Raises DataError for another source, a column that is not there, or a label in it that is none of the classes.
     """
-    aside = frozenset({*columns, *DEFAULT_COLUMNS})
-    options = ReadOptions(class_names=class_names, root=root, not_features=aside, left_out=not_features)
-    return torch.stack([_read(spec, replace(options, label_column=column)).labels for column in columns], 1)
+    name, rest = parse_source(spec)
+    if name not in COLUMN_READERS:
+        raise DataError(f"{spec}: label columns are read from {' and '.join(COLUMN_READERS)} files only.")
+    module, _, function = COLUMN_READERS[name].partition(":")
+    read = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
+    return read(rest, columns, class_names)
 
 
 def has_own_test(spec: str) -> bool:

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Int
+from torch import Tensor
 
 from weathered.core.atomic import write_atomically
 from weathered.core.errors import DataError
@@ -17,8 +19,15 @@ from weathered.data.cache import save_array
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import BytesImages, Encoded, split_rows
 from weathered.data.images import BadImage
-from weathered.data.labels import DEFAULT_COLUMNS
-from weathered.data.sources.arrow import declared_features, is_extra, read_extra, read_labels, table_dataset
+from weathered.data.labels import DEFAULT_COLUMNS, choose_column
+from weathered.data.sources.arrow import (
+    coded_columns,
+    declared_features,
+    is_extra,
+    read_extra,
+    read_labels,
+    table_dataset,
+)
 from weathered.data.sources.options import ReadOptions, check_memory, existing_file
 from weathered.data.stream import StreamInputs
 
@@ -64,6 +73,20 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
         clean_labels=labels.clean,
         extra=read_extra(table, [c for c in wanted if c not in labels.used]),
     )
+
+
+def read_label_columns(rest: str, columns: Sequence[str], class_names: tuple[str, ...]) -> Int[Tensor, "N M"]:
+    """See `label_columns`."""
+    path = existing_file(rest, "parquet")
+    try:
+        schema = pq.read_schema(path)
+        names = schema.names
+        for column in columns:
+            choose_column(names, column, "label", str(path))
+        table = read_columns(path, columns, LABELS)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read: {_one_line(error)}.") from error
+    return coded_columns(table, columns, declared_features(schema), class_names, str(path))
 
 
 def read_columns(path: Path, columns: Sequence[str], limit: int) -> pa.Table:
