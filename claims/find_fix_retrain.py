@@ -23,8 +23,9 @@ SENTENCE = (
     "correcting a random tenth."
 )
 DATA = (
-    "CIFAR-10N, column label_worst, 10,000 training images drawn by the seed, about a fifth of them among those on which "
-    "the score was chosen, and all 10,000 test images with their right labels; a narrow cnn_small trained for 10 epochs; the reviewer gives the 1,000 labels looked at their true class"
+    "CIFAR-10N, column label_worst, 10,000 training images drawn by the seed, about a fifth of them among those on "
+    "which the score was chosen, all 10,000 test images with their right labels; a narrow cnn_small trained for 10 "
+    "epochs; the reviewer gives the 1,000 labels looked at their true class"
 )
 METRIC = "test accuracy after the last epoch, in [0, 1]"
 MAIN = "most suspected tenth corrected"
