@@ -65,6 +65,7 @@ def _uses(entry: Entry) -> list[str]:
     return {
         "score": [f"weathered audit runs/RUN --audits ood --scores {entry.slug}"],
         "ensemble": ["weathered audit runs/FIRST runs/SECOND runs/THIRD --audits ood --scores energy"],
+        "set": ["weathered audit runs/RUN --audits sets"],
         "certificate": ["weathered audit runs/RUN --audits certified --sigma 0.25"],
     }[entry.slot]
 

@@ -78,6 +78,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Wang, ICCV 2019", "Cross entropy plus itself with label and prediction exchanged.",
     ),
     Entry(
+        "focal", "weathered.losses.focal:Focal", "loss", (TAIL, CALIBRATION),
+        "Lin, ICCV 2017", "Cross entropy that counts less where the label is predicted well already.",
+    ),
+    Entry(
         "forward-correction", "weathered.losses.forward_correction:ForwardCorrection", "loss", (NOISE,),
         "Patrini, CVPR 2017", "Pass predictions through the known label noise before the loss.",
     ),
@@ -94,12 +98,37 @@ ENTRIES: tuple[Entry, ...] = (
         "Kini, NeurIPS 2021", "Scale and shift the logits of each class by how frequent it is.",
     ),
     Entry(
+        "bayias", "weathered.losses.bayias:Bayias", "loss", (TAIL, CALIBRATION),
+        "Xu, NeurIPS 2021", "Add the log-ratio of training and test prior to the logits in training.",
+        card="unimix-bayias",
+    ),
+    Entry(
+        "unimix", "weathered.mixing.unimix:UniMix", "transform", (TAIL, MIX),
+        "Xu, NeurIPS 2021", "Mixup with partners and shares that lean to rare classes.", card="unimix-bayias",
+    ),
+    Entry(
+        "unimix-bayias", "", "bundle", (TAIL, CALIBRATION),
+        "Xu, NeurIPS 2021", "UniMix trained with the Bayias loss.", parts=("unimix", "bayias"),
+    ),
+    Entry(
         "drw", "weathered.weighting.drw:DRW", "reweight", (TAIL,),
         "Cao, NeurIPS 2019", "Class weights that switch on late in training.", card="ldam-drw",
     ),
     Entry(
         "ldam-drw", "", "bundle", (TAIL,),
         "Cao, NeurIPS 2019", "LDAM margins with deferred re-weighting.", parts=("ldam", "drw"),
+    ),
+    Entry(
+        "class-balanced", "weathered.weighting.class_balanced:ClassBalanced", "reweight", (TAIL,),
+        "Cui, CVPR 2019", "Class weights by the effective number of samples.",
+    ),
+    Entry(
+        "class-balanced-sampling", "weathered.weighting.class_balanced_sampling:ClassBalancedSampling", "sampler",
+        (TAIL,), "Kang, ICLR 2020", "Draw all classes alike, or by a power of their sizes such as the square root.",
+    ),
+    Entry(
+        "progressive-sampling", "weathered.weighting.progressive_sampling:ProgressiveSampling", "sampler", (TAIL,),
+        "Kang, ICLR 2020", "From rows as they are to all classes alike, over the training.",
     ),
     Entry(
         "absgd", "weathered.weighting.absgd:ABSGD", "reweight", (NOISE, TAIL),
@@ -155,6 +184,19 @@ ENTRIES: tuple[Entry, ...] = (
         "Jeong, NeurIPS 2021", "Noise training that flattens over-confident directions, for certified robustness.",
     ),
     Entry(
+        "classifier-retraining", "weathered.procedures.classifier_retraining:ClassifierRetraining", "procedure",
+        (TAIL,), "Kang, ICLR 2020", "Late in training the classifier learns alone, on features that stand still.",
+    ),
+    Entry(
+        "crt", "", "bundle", (TAIL,), "Kang, ICLR 2020",
+        "The classifier learns alone at the end, from classes drawn alike.",
+        parts=("classifier-retraining", "class-balanced-sampling"),
+    ),
+    Entry(
+        "tau-normalisation", "weathered.procedures.tau_normalisation:TauNormalisation", "procedure", (TAIL,),
+        "Kang, ICLR 2020", "Predict with class vectors of one length.",
+    ),
+    Entry(
         "odnl", "weathered.procedures.odnl:ODNL", "procedure", (NOISE, OOD),
         "Wei, NeurIPS 2021", "Images of no class under fresh random labels in every step.",
     ),
@@ -181,6 +223,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "smoothing", "weathered.certify.smoothing:RandomizedSmoothing", "certificate", (ROBUST,),
         "Cohen, ICML 2019", "A radius within which the smoothed prediction cannot change.", card="smoothmix",
+    ),
+    Entry(
+        "average-k", "weathered.sets.average_k:AverageK", "set", (CALIBRATION,),
+        "Lorieul, arXiv 2021", "Sets of K labels on average: one threshold for all inputs, not K labels for each.",
     ),
     Entry(
         "msp", "weathered.scores.msp:MSP", "score", (OOD,),

@@ -10,8 +10,9 @@ from torch.testing import assert_close
 from weathered.core.objective import losses_of
 from weathered.core.rng import generator
 from weathered.core.target import Target
+from weathered.losses.base import log_prior
 from weathered.losses.gce import GeneralizedCrossEntropy
-from weathered.losses.logit_adjustment import LogitAdjustment, log_prior
+from weathered.losses.logit_adjustment import LogitAdjustment
 
 COUNTS = [500, 100, 30, 5]
 PI = torch.tensor(COUNTS).double() / sum(COUNTS)

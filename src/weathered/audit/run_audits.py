@@ -17,6 +17,7 @@ from weathered.audit.ood import audit_ood
 from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.result import AuditResult
+from weathered.audit.sets import audit_sets
 from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import generator
@@ -155,6 +156,22 @@ def labels(runs: Audited, options: AuditOptions) -> AuditResult:
     return audit_run_labels(runs[0], options.labels, options.progress)
 
 
+def sets(runs: Audited, options: AuditOptions) -> AuditResult:
+    """A random half of the test set chooses the thresholds."""
+    if isinstance(runs[0].model, AnalyticClassifier):
+        raise Incompatible(
+            f"{runs[0].folder.path}: the scores of an incremental ridge classifier are not probabilities, so there are "
+            "no sets of labels to audit. Leave that audit out."
+        )
+    test = _test(runs[0], options)
+    if len(test) < 2:
+        raise DataError(f"{test.name}: sets of labels need at least 2 test samples, got {len(test)}.")
+    order = torch.randperm(len(test), generator=generator(runs[0].recipe.settings.seed, "sets"))
+    held, rest = order[: len(test) // 2], order[len(test) // 2 :]
+    logits = runs[0].predict(test)
+    return audit_sets(logits[held], test.labels[held], logits[rest], test.labels[rest])
+
+
 def default_audits(run: LoadedRun) -> list[str]:
     """The audits that fit a run: no corruption of tables, no calibration of scores that are not probabilities, and not
     the label audit, which trains models.
@@ -175,4 +192,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "ood": ood,
     "certified": certified,
     "labels": labels,
+    "sets": sets,
 }

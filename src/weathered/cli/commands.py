@@ -76,7 +76,9 @@ def audit(
     run: Annotated[list[Path], typer.Argument(help="A finished run's folder; several for ensembles of scores.")],
     audits: Annotated[
         str | None,
-        typer.Option(help="As in accuracy,calibration,ood,corruption,certified,labels; by default the quick ones."),
+        typer.Option(
+            help="As in accuracy,calibration,ood,corruption,certified,labels,sets; by default the quick ones."
+        ),
     ] = None,
     ood: Annotated[
         list[str] | None, typer.Option("--ood", help="Data unlike the training set; repeat for more.")

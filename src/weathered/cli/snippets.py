@@ -10,6 +10,7 @@ from weathered.registry import Entry
 ARGUMENTS = {
     "file": "file",
     "imbalance": "50",
+    "k": "2",
     "kind": '"fog"',
     "num_classes": "10",
     "rate": "0.4",
@@ -43,6 +44,7 @@ loss(logits, labels).mean().backward()  # one value for each sample
 """
 TRANSFORM = """
 images, labels = torch.rand(8, 3, 32, 32), torch.randint(10, (8,))
+{prepared}
 transform, rng = {part}, torch.Generator().manual_seed(0)
 batch = transform(Batch.of(images, labels), rng)
 logits = torch.nn.Linear(3 * 32 * 32, 10)(batch.x.flatten(1))
@@ -71,12 +73,24 @@ model, probe = build_model("cnn_small", train), {part}
 fit(Run(model, train, {slot}=probe, settings=Settings(epochs=3, batch_size=50){given}))
 print(probe.metrics())  # the mean so far, and the last drop, in nats
 """
+SAMPLER = """
+labels = torch.arange(10).repeat_interleave(torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20]))
+{prepared}
+weights = {part}.weights(labels, progress=0.9)
+rows = torch.multinomial(weights, len(labels), replacement=True)
+print(labels[rows].bincount())
+"""
 TERM = """
 train, test = load_pair("digits", limit=200)
 {prepared}
 model, term = build_model("cnn_small", train), {part}
 fit(Run(model, train, terms=[term], settings=Settings(epochs=3, batch_size=50){given}))
 print(term.area[:5])  # one value for each training row
+"""
+SET = """
+held_out, new = (3 * torch.randn(1000, 10)).double().softmax(1).split(500)
+sets = {part}.fit(held_out).predict(new, torch.Generator().manual_seed(0))
+print(sets.sum(1).mean(dtype=float))  # labels in a set
 """
 SCORE = """
 train, test = load_pair("digits", limit=200)
@@ -115,6 +129,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "procedure": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "stepper": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "probe": (PROBE, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "sampler": (SAMPLER, ()),
+    "set": (SET, ()),
     "term": (TERM, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "score": (SCORE, ("build_model", "load_pair")),
     "ensemble": (ENSEMBLE, ()),

@@ -29,5 +29,5 @@ def draw_beta(alpha: float, rng: torch.Generator, size: tuple[int, ...] = ()) ->
     total = gamma[0] + gamma[1]
     share = gamma[0] / total
     coin = torch.randint(2, size, generator=rng, dtype=torch.float64)
-    # both gammas underflow for a very small alpha, where Beta puts its mass on 0 and 1
-    return share if alpha >= 0.1 else torch.where(total > 0, share, coin)
+    # both gammas underflow for a very small alpha, to the smallest number and not to 0; Beta has its mass on 0 and 1
+    return share if alpha >= 0.1 else torch.where(total > 2 * torch.finfo(torch.float64).tiny, share, coin)

@@ -1,10 +1,12 @@
-"""What losses around another loss share: everything the inner one needs, holds or offers is passed on."""
+"""What losses around another loss share: all the inner one needs, holds or offers is passed on; offsets for classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from weathered.core.facts import traits_of
 from weathered.core.objective import logits_for_test
 from weathered.core.roles import Loss, Part
 from weathered.losses.cross_entropy import CrossEntropy
+from weathered.weighting.base import ClassCounts, check_class_counts
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
@@ -72,3 +75,23 @@ class WrappingLoss(Part):
     def after_epoch(self, run: Run) -> None:
         if isinstance(self.base, Part):
             self.base.after_epoch(run)
+
+
+def log_prior(class_counts: ClassCounts) -> Float[Tensor, "C"]:
+    """log(n / sum n), (C,) float64. Raises ValueError for a class without samples."""
+    counts = check_class_counts(class_counts)
+    return (counts / counts.sum()).log()
+
+
+class ShiftedLoss(WrappingLoss):
+    """A loss on logits to which an offset for each class is added in training. `offsets` (C,) float64."""
+
+    def __init__(self, offsets: Float[Tensor, "C"], base: Loss | None = None):
+        super().__init__(base)
+        self.traits = replace(self.traits, needs={**self.traits.needs, "class_counts": "offsets come from the counts"})
+        self.offsets = offsets
+
+    def transform_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        # half precision would round the logarithms
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return wide + along_classes(self.offsets, wide)

@@ -7,35 +7,10 @@ Limits: tau = 0 or equal counts are cross entropy.
 """
 
 import math
-from dataclasses import replace
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from weathered.core.roles import Loss
-from weathered.losses.base import WrappingLoss, along_classes
-from weathered.weighting.base import ClassCounts, check_class_counts
-
-
-def log_prior(class_counts: ClassCounts) -> Float[Tensor, "C"]:
-    """log(n / sum n), (C,) float64. Raises ValueError for a class without samples."""
-    counts = check_class_counts(class_counts)
-    return (counts / counts.sum()).log()
-
-
-class ShiftedLoss(WrappingLoss):
-    """A loss on logits to which an offset for each class is added in training. `offsets` (C,) float64."""
-
-    def __init__(self, offsets: Float[Tensor, "C"], base: Loss | None = None):
-        super().__init__(base)
-        self.traits = replace(self.traits, needs={**self.traits.needs, "class_counts": "offsets come from the counts"})
-        self.offsets = offsets
-
-    def transform_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-        # half precision would round the logarithms
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return wide + along_classes(self.offsets, wide)
+from weathered.losses.base import ShiftedLoss, log_prior
+from weathered.weighting.base import ClassCounts
 
 
 class LogitAdjustment(ShiftedLoss):

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from weathered.core.facts import Traits
 from weathered.core.roles import Loss, Part
-from weathered.losses.base import along_classes
+from weathered.losses.base import ShiftedLoss, along_classes, log_prior
 from weathered.losses.cross_entropy import cross_entropy
-from weathered.losses.logit_adjustment import ShiftedLoss, log_prior
 from weathered.weighting.base import ClassCounts, check_class_counts
 
 

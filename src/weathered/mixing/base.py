@@ -85,3 +85,25 @@ def _fill(other: Tensor, x: Tensor, outside_rows: Tensor, outside_columns: Tenso
 
 def _is_channels_last(x: Tensor) -> bool:
     return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def blend(x: Tensor, lam: float | Float[Tensor, ""] | Float[Tensor, "B"], partner: Int[Tensor, "B"]) -> Tensor:
+    """lam * x + (1 - lam) * x[partner], computed in at least float32; see `mixup` for the arguments.
+
+    Raises ValueError for integer inputs, shares outside [0, 1] and wrong shapes.
+    """
+    check_batch(x, partner)
+    if not x.is_floating_point():
+        raise ValueError(
+            f"mixing blends numbers, got inputs of {x.dtype}: convert images to float first; for token ids mix their "
+            "embeddings instead (manifold mixup)"
+        )
+    check_share(lam)
+    wide = x.float() if x.dtype.itemsize < 4 else x
+    other = take(wide, partner.to(x.device))
+    # lerp is exact at both ends and where partner and sample are equal
+    if not isinstance(lam, Tensor) or lam.ndim == 0:
+        return other.lerp_(wide, float(lam)).to(x.dtype)
+    if lam.shape != x.shape[:1]:
+        raise ValueError(f"lam must be one share or one for each of {len(x)} samples, got {tuple(lam.shape)}")
+    return other.lerp_(wide, lam.to(wide).view(-1, *[1] * (x.ndim - 1))).to(x.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
 from weathered.core.roles import BatchTransform
-from weathered.mixing.base import check_arguments, check_batch, check_share, draw_lam, draw_partner, take
+from weathered.mixing.base import blend, check_arguments, draw_lam, draw_partner
 
 
 def mixup(x: Tensor, lam: float | Float[Tensor, ""] | Float[Tensor, "B"], partner: Int[Tensor, "B"]) -> Tensor:
@@ -24,21 +24,7 @@ def mixup(x: Tensor, lam: float | Float[Tensor, ""] | Float[Tensor, "B"], partne
     x (B, ...) of any floating type and memory layout, both kept. lam in [0, 1]: one share, or one for each sample.
     partner (B,) positions in the batch. Raises ValueError for integer inputs, shares outside [0, 1] and wrong shapes.
     """
-    check_batch(x, partner)
-    if not x.is_floating_point():
-        raise ValueError(
-            f"mixup blends numbers, got inputs of {x.dtype}: convert images to float first; for token ids mix their "
-            "embeddings instead (manifold mixup)"
-        )
-    check_share(lam)
-    wide = x.float() if x.dtype.itemsize < 4 else x
-    other = take(wide, partner.to(x.device))
-    # lerp is exact at both ends and where partner and sample are equal
-    if not isinstance(lam, Tensor) or lam.ndim == 0:
-        return other.lerp_(wide, float(lam)).to(x.dtype)
-    if lam.shape != x.shape[:1]:
-        raise ValueError(f"lam must be one share or one for each of {len(x)} samples, got {tuple(lam.shape)}")
-    return other.lerp_(wide, lam.to(wide).view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
+    return blend(x, lam, partner)
 
 
 class MixUp(BatchTransform):

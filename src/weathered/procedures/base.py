@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,6 +73,13 @@ def kept_mean(run: Run, losses: Float[Tensor, "B"], kept: Bool[Tensor, "N"]) -> 
     """
     # gradients are averaged over devices, which keep different numbers of rows
     return losses[distributed.local(run.fabric, kept)].sum() * (run.fabric.world_size / int(kept.sum()))
+
+
+def features_of(run: Run, network: nn.Module, x: Tensor) -> Float[Tensor, "B D"]:
+    """The pooled features of a network, in float32."""
+    timm_like = cast(Any, network)
+    with run.autocast():
+        return timm_like.forward_head(timm_like.forward_features(x), pre_logits=True).float()
 
 
 class TwoNetworks(Procedure):

@@ -32,7 +32,7 @@ from weathered.core.rng import generator
 from weathered.core.roles import Output
 from weathered.core.target_table import TargetTable, check_momentum
 from weathered.nn.ema import update_average
-from weathered.procedures.base import check_range
+from weathered.procedures.base import check_range, features_of
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
@@ -141,13 +141,6 @@ class SelfAdaptiveSelfSupervised(Procedure):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.table.load_state_dict(state)
-
-
-def features_of(run: Run, network: nn.Module, x: Tensor) -> Float[Tensor, "B D"]:
-    """The pooled features of a network, in float32."""
-    timm_like = cast(Any, network)
-    with run.autocast():
-        return timm_like.forward_head(timm_like.forward_features(x), pre_logits=True).float()
 
 
 def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

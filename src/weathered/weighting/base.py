@@ -74,6 +74,20 @@ def inverse_weights(counts: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
     return _sum_to_classes(1 / counts)
 
 
+def power_weights(labels: Int[Tensor, "N"], power: float) -> Float[Tensor, "N"]:
+    """n_y^(power - 1) for each label, (N,) float64 with sum 1: classes are drawn in proportion to n^power.
+
+    power in [0, 1]: 1 as they are, 0 all classes alike. Raises ValueError outside, or for no labels.
+    """
+    if not 0 <= power <= 1:
+        raise ValueError(f"power must be in [0, 1], got {power}")
+    if not len(labels):
+        raise ValueError("weights for sampling need at least one label")
+    weights = torch.bincount(labels).double().clamp_min(1) ** (power - 1)
+    chosen = weights[labels]
+    return chosen / chosen.sum()
+
+
 def _sum_to_classes(weights: Tensor) -> Tensor:
     return weights * (len(weights) / weights.sum())
 
