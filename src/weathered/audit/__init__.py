@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from weathered.audit.ood import audit_ood
     from weathered.audit.ood_model import audit_model_ood
     from weathered.audit.result import AuditResult, Chart, Series, Table
+    from weathered.audit.sets import audit_sets
 
 __all__ = [
     "AuditResult",
@@ -21,6 +22,7 @@ __all__ = [
     "audit_corruption",
     "audit_model_ood",
     "audit_ood",
+    "audit_sets",
 ]
 
 _HOMES = {
@@ -29,6 +31,7 @@ _HOMES = {
     "audit_corruption": "corruption",
     "audit_ood": "ood",
     "audit_model_ood": "ood_model",
+    "audit_sets": "sets",
 }
 
 

@@ -25,6 +25,7 @@ AUDIT_NAMES = {
     "corruption": "Robustness to corruptions",
     "ood": "Out-of-distribution detection",
     "certified": "Certified robustness",
+    "sets": "Sets of labels",
     "incremental": "Learning classes in phases",
 }
 
