@@ -131,6 +131,14 @@ ENTRIES: tuple[Entry, ...] = (
         "Kang, ICLR 2020", "From rows as they are to all classes alike, over the training.",
     ),
     Entry(
+        "cdb", "weathered.weighting.cdb:CDB", "reweight", (TAIL,),
+        "Sinha, IJCV 2022", "Class weights by the present errors on validation data.",
+    ),
+    Entry(
+        "cdb-sampling", "weathered.weighting.cdb_sampling:CDBSampling", "sampler", (TAIL,),
+        "Sinha, IJCV 2022", "Draw classes by their present errors on validation data.", card="cdb",
+    ),
+    Entry(
         "absgd", "weathered.weighting.absgd:ABSGD", "reweight", (NOISE, TAIL),
         "Qi, TMLR 2023", "Weight samples by exp(loss / temperature) against a running average.",
     ),
