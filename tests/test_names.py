@@ -18,7 +18,7 @@ from weathered.registry import ALIASES, ENTRIES, PROBLEMS, TABLE
 
 SOURCE = Path(weathered.__file__).parent
 ROOMS = ("losses", "weighting", "mixing", "terms", "steppers", "procedures", "scores", "certify")
-SHARED = {"auxiliary", "__init__", "base", "extract"}
+SHARED = {"difficulty", "auxiliary", "__init__", "base", "extract"}
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.path], ids=lambda entry: entry.slug)

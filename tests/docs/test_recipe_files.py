@@ -41,7 +41,8 @@ def test_recipes_resolve_and_their_parts_fit_together(path, images):
     parts = build_parts(uses, images)
     aux = {name: load_auxiliary("gaussian:size=4", images, 0) for name, _ in map(split_spec, recipe.data.aux)}
     # a small network stands for the recipe's, which would only cost time here
-    Run(build_model("cnn_small", images, head=parts.head), images, aux=aux, settings=recipe.settings, **parts.slots)
+    model, held = build_model("cnn_small", images, head=parts.head), images if recipe.data.validation else None
+    Run(model, images, validation=held, aux=aux, settings=recipe.settings, **parts.slots)
     assert len(recipe.hash) == 12
 
 
