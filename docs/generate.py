@@ -16,6 +16,7 @@ from rendering import command_lines, table
 from secondary import secondary
 from typer.testing import CliRunner
 
+import comparisons
 from weathered.assemble import import_part
 from weathered.cli import app
 from weathered.cli.describe import describe
@@ -57,6 +58,7 @@ def main(docs: Path = DOCS) -> None:
     (pages / "index.md").write_text(index_page())
     (pages / "_facts.md").write_text(facts_table())
     (pages / "_commands.md").write_text(commands_page())
+    (docs / "comparisons.md").write_text(comparisons.page())
     (docs / "claims.md").write_text(claims_page({slug: read_ledger(slug) for slug in claims}))
 
 

@@ -1,0 +1,61 @@
+"""Comparisons that are kept: figures of the runs themselves, nothing of where they lay, and a page in order."""
+
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pages import ROOT
+
+from weathered.comparison import compare, parse_arms
+from weathered.core.settings import Settings
+from weathered.recipe import DataOptions, Recipe
+
+sys.path.insert(0, str(ROOT / "docs"))
+import comparisons
+
+RECIPE = Recipe(
+    DataOptions(train="digits", limit=300, make=("symmetric:rate=0.3",)),
+    model="mlp:width=16",
+    settings=Settings(epochs=2, batch_size=50),
+)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    arms = parse_arms("ce,label-smoothing")
+    return compare(RECIPE, arms, seeds=range(2), out=tmp_path_factory.mktemp("runs"), workers=1)
+
+
+def test_what_is_kept_is_what_the_runs_say(result, tmp_path):
+    kept = comparisons.keep(result.path, "Digits", "weathered compare digits")
+    assert kept["seeds"] == [0, 1]
+    assert set(kept["arms"]) == {"ce", "label-smoothing"}
+    for arm in result.arms:
+        assert kept["arms"][arm.name]["accuracy"] == arm.values["accuracy"]
+        for share, folder in zip(kept["arms"][arm.name]["wrong labels memorised"], arm.folders, strict=True):
+            rows = pq.read_table(folder.path / "per_sample.parquet").to_pylist()
+            wrong = [row for row in rows if row["split"] == "train" and row["label"] != row["clean_label"]]
+            assert share == np.mean([row["label"] == row["predicted"] for row in wrong])
+    assert str(tmp_path.parent.parent) not in json.dumps(kept)
+
+
+def test_the_page_lists_arms_from_best_to_worst_against_the_baseline(result, tmp_path):
+    (tmp_path / "digits.json").write_text(json.dumps(comparisons.keep(result.path, "Digits", "weathered compare ...")))
+    text = comparisons.page(tmp_path)
+    assert "## Digits {#digits}" in text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    means = [float(row.split("|")[2]) for row in rows]
+    assert means == sorted(means, reverse=True)
+    assert [row.split("|")[-2].strip() == "" for row in rows].count(True) == 1
+
+
+def test_every_kept_comparison_has_a_table():
+    files = list(comparisons.KEPT.glob("*.json"))
+    text = comparisons.page()
+    for path in files:
+        kept = json.loads(path.read_text())
+        assert len(kept["seeds"]) >= 3
+        assert all(f"| `{arm}` |" in text for arm in kept["arms"])
+        assert kept["command"] in text
