@@ -1,7 +1,7 @@
 """Comparisons that are kept: what `weathered compare` measured, without its folders, and the page made from them.
 
-Run as `python docs/comparisons.py FOLDER NAME TITLE COMMAND` to keep the comparison in FOLDER as
-claims/comparisons/NAME.json; COMMAND is what made it.
+Run as `python docs/comparisons.py FOLDER NAME TITLE COMMAND [NOTE]` to keep the comparison in FOLDER as
+claims/comparisons/NAME.json; COMMAND is what made it, NOTE a sentence on how.
 """
 
 import json
@@ -33,7 +33,7 @@ COLUMNS = {
 """What the page shows of each arm, in this order, where every arm has it, and with how many digits."""
 
 
-def keep(folder: Path, title: str, command: str) -> dict[str, Any]:
+def keep(folder: Path, title: str, command: str, note: str = "") -> dict[str, Any]:
     """What a comparison measured, for each arm and seed; nothing of where it lies."""
     result = read_comparison(folder)
     arms = {}
@@ -46,6 +46,7 @@ def keep(folder: Path, title: str, command: str) -> dict[str, Any]:
     return {
         "title": title,
         "command": command,
+        "note": note,
         "baseline": result.baseline,
         "seeds": list(result.seeds),
         "arms": arms,
@@ -93,7 +94,7 @@ def _blocks(kept: dict[str, Any], name: str) -> list[str]:
     return [
         f"## {kept['title']} {{#{name}}}",
         f"```bash\n{kept['command']}\n```",
-        f"{len(kept['seeds'])} seeds; {versions}.",
+        f"{len(kept['seeds'])} seeds; {versions}. {kept['note']}".rstrip(),
         table(("arm", *columns, f"{metric} against `{baseline}`"), rows),
     ]
 
