@@ -43,7 +43,8 @@ def build_run(specs, dataset):
         return build_model("cnn_small:width=8", dataset, head=parts.head, seed=seed)
 
     aux = {"ood": load_auxiliary("gaussian:size=32", dataset, 0)}
-    return Run(model, dataset, aux=aux, settings=Settings(epochs=1, batch_size=16), **parts.slots)
+    settings = Settings(epochs=1, batch_size=16)
+    return Run(model, dataset, validation=dataset, aux=aux, settings=settings, **parts.slots)
 
 
 @pytest.fixture(scope="module")
