@@ -174,6 +174,7 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
 
 
 def _counts_classes(use: Use) -> bool:
-    """Whether the part, or a loss inside it, is told the class sizes."""
-    inner = resolve([use.options["base"]]) if "base" in use.options else []
-    return "class_counts" in parameters(import_part(use.entry)) or any(map(_counts_classes, inner))
+    """Whether the part, or a loss inside it, is told the class sizes or needs samples of every class."""
+    inner, part = resolve([use.options["base"]]) if "base" in use.options else [], import_part(use.entry)
+    told = "class_counts" in parameters(part) or "class_counts" in traits_of(part).needs
+    return told or any(map(_counts_classes, inner))

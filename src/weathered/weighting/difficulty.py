@@ -86,7 +86,9 @@ class DifficultyPart(Part):
     A class without validation samples keeps its difficulty. Raises ValueError for arguments out of range.
     """
 
-    traits = Traits(needs={"validation": "difficulty is measured on it", "num_classes": "has a number for each class"})
+    traits = Traits(
+        needs={"validation": "difficulty is measured on it", "class_counts": "every class is measured and trained on"}
+    )
 
     def __init__(self, num_classes: int, tau: Tau = "dynamic", every: int = 1, floor: bool = False):
         check_tau(tau)
