@@ -8,8 +8,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from weathered.core.errors import Incompatible
+from weathered.core.fit import fit
 from weathered.core.rng import generator
 from weathered.core.run import Run
+from weathered.core.settings import Settings
 from weathered.losses.gce import GeneralizedCrossEntropy
 from weathered.losses.logit_adjustment import LogitAdjustment
 from weathered.losses.vs_loss import GroupVSLoss, VSLoss, scaling_factors
@@ -195,8 +197,23 @@ def test_bad_inputs(small_digits):
                 build(gamma, tau)
     with pytest.raises(ValueError, match=r"groups must be in \[0, 2\], got 3"):
         GroupVSLoss(GROUP_COUNTS)(drawn(), LABELS, GROUPS + 1)
-    with pytest.raises(Incompatible, match="group.*--group-column"):
+    with pytest.raises(Incompatible, match=r"group.*extra\['group'\]"):
         Run(lambda seed: build_model("mlp", small_digits, seed=seed), small_digits, loss=GroupVSLoss(GROUP_COUNTS))
+
+
+def test_a_run_gives_each_sample_its_group(small_digits):
+    seen = []
+
+    class Watched(GroupVSLoss):
+        def __call__(self, logits, labels, group):
+            seen.append(group)
+            return super().__call__(logits, labels, group)
+
+    groups = torch.arange(len(small_digits)) % 3
+    data = small_digits.replace(extra={"group": groups})
+    run = Run(build_model("mlp:width=8", data), data, loss=Watched(GROUP_COUNTS), settings=Settings(epochs=1))
+    fit(run)
+    assert torch.equal(torch.cat(seen), groups[run.order(0)[: run.total_steps * run.batch_size]])
 
 
 def test_half_precision_is_computed_in_single():

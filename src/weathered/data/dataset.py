@@ -148,7 +148,8 @@ class Dataset:
     def facts(self) -> set[str]:
         """What the data provide to parts."""
         kind = {"image", "range01", "uniform_pixels"} if self.is_image else {"table"}
-        return {*kind, "hard_target", "num_classes", "class_counts", "index"}
+        group = {"group"} if "group" in self.extra else set()
+        return {*kind, *group, "hard_target", "num_classes", "class_counts", "index"}
 
     def replace(self, **changes: Any) -> "Dataset":
         """A copy with some fields changed."""

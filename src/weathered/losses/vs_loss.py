@@ -58,7 +58,8 @@ class GroupVSLoss(Part):
     """Cross entropy on logits multiplied by the factor of the sample's group, the label's lowered by its offset.
 
     group_counts (G,): training samples of each group, all positive. gamma, tau >= 0: as for `VSLoss`, of the groups.
-    Called with `group` (B,) int64 in [0, G); a run gives it from the group column. Needs one label for each sample.
+    Called with `group` (B,) int64 in [0, G); a run gives it from the data set's
+    `extra["group"]`. Needs one label for each sample.
     Raises ValueError for a group outside the counts. Source: Kini et al., NeurIPS 2021.
     """
 
