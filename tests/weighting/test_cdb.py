@@ -162,6 +162,9 @@ def test_perfect_absent_and_floored_classes():
     assert found.tolist() == pytest.approx([0, 2 / 3, 0.9, 0.2])
     floored = CDB(2, floor=True).measured(torch.tensor([True, True, True, False, False]), labels)
     assert floored.tolist() == pytest.approx([1 / 4, 2 / 3])
+    with pytest.warns(UserWarning, match=r"keep their difficulty: \[2, 3\]"):
+        kept = part(floor=True).measured(torch.tensor([True, True, True, False, False]), labels)
+    assert kept.tolist() == pytest.approx([1 / 4, 2 / 3, 0.9, 0.2])
 
 
 @pytest.mark.parametrize("slot", ["reweight", "sampler"])

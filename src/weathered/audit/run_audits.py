@@ -62,12 +62,16 @@ def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
     return audit_accuracy(logits, test.labels, test.class_names, runs[0].splits.train.class_counts)
 
 
-def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
-    if isinstance(runs[0].model, AnalyticClassifier):
+def _refuse_ridge_scores(run: LoadedRun) -> None:
+    if isinstance(run.model, AnalyticClassifier):
         raise Incompatible(
-            f"{runs[0].folder.path}: the scores of an incremental ridge classifier are not probabilities, so there is "
-            "no calibration to audit. Leave that audit out."
+            f"{run.folder.path}: the scores of an incremental ridge classifier are not probabilities, which this audit "
+            "needs. Leave it out."
         )
+
+
+def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
+    _refuse_ridge_scores(runs[0])
     test = _test(runs[0], options)
     return audit_calibration(runs[0].predict(test), test.labels)
 
@@ -158,11 +162,7 @@ def labels(runs: Audited, options: AuditOptions) -> AuditResult:
 
 def sets(runs: Audited, options: AuditOptions) -> AuditResult:
     """A random half of the test set chooses the thresholds."""
-    if isinstance(runs[0].model, AnalyticClassifier):
-        raise Incompatible(
-            f"{runs[0].folder.path}: the scores of an incremental ridge classifier are not probabilities, so there are "
-            "no sets of labels to audit. Leave that audit out."
-        )
+    _refuse_ridge_scores(runs[0])
     test = _test(runs[0], options)
     if len(test) < 2:
         raise DataError(f"{test.name}: sets of labels need at least 2 test samples, got {len(test)}.")

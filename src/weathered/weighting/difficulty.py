@@ -129,8 +129,10 @@ class DifficultyPart(Part):
         if bool((counts == 0).any()):
             absent = (counts == 0).nonzero()[:, 0].tolist()
             warnings.warn(f"classes without validation samples keep their difficulty: {absent}", stacklevel=2)
-        found = torch.where(counts > 0, 1 - hits / counts.clamp_min(1), self.difficulty)
-        return torch.maximum(found, 1 / (counts + 2).double()) if self.floor else found
+        found = 1 - hits / counts.clamp_min(1)
+        if self.floor:
+            found = torch.maximum(found, 1 / (counts + 2).double())
+        return torch.where(counts > 0, found, self.difficulty)
 
     def state_dict(self) -> dict[str, Any]:
         return {"difficulty": self.difficulty}

@@ -9,8 +9,8 @@ Lucy, The Astronomical Journal 1974; Dempster, Laird and Rubin, JRSS B 1977):
     q[j] <- q[j] sum_i T[j, i] p[i] / r[i]     with  r[i] = sum_k q[k] T[k, i]
 
 No step makes the likelihood sum_i p[i] log r[i] smaller. Few are taken: T and p are estimates, and many steps would fit
-their errors. `ITERATIONS` was chosen on CIFAR-10N, on a draw of images that shares about a fifth of them with each draw
-of the claims.
+their errors. `ITERATIONS` was chosen on CIFAR-10N, on a draw of images on which the
+claims about rankings judge nothing.
 
 Limits: where T is the identity, q is p and the score the self-confidence; a prediction that is certain stays so.
 """
