@@ -13,17 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from cleanlab.count import compute_confident_joint
-from cleanlab.filter import find_label_issues
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from label_finders import __file__ as FINDERS
+from label_finders import ours, theirs
 from timing import Row, side_by_side
-from weathered.audit.calibration import expected_calibration_error
-from weathered.audit.labels import find_issues
+from weathered.audit.calibration import expected_calibration_error, top_label
 from weathered.audit.labels.confident import confident_learning
 
 ROWS = 50_000
 CLASSES = (100, 1000)
-METHOD = "prune_by_noise_rate"
 
 
 def made(classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,16 +37,6 @@ def made(classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 def rows() -> list[Row]:
     return [*_issues(), _calibration()]
-
-
-def ours(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return find_issues(probabilities, labels, method=METHOD, score="self_confidence", argmax_over="all").rows
-
-
-def theirs(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return find_label_issues(
-        labels, probabilities, filter_by=METHOD, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
 
 
 def _issues() -> list[Row]:
@@ -73,11 +62,12 @@ def _issues() -> list[Row]:
             np.save(Path(folder) / "p.npy", probabilities)
             np.save(Path(folder) / "y.npy", labels)
             del probabilities
-            mine_mib, peer_mib = (_peak(name, folder) for name in ("ours", "theirs"))
-        found.append(
-            Row(f"peak memory, {ROWS}x{classes}, MiB in place of ms", "cleanlab", mine_mib, peer_mib,
-                peer_mib / mine_mib, 1.0, 1)
-        )  # fmt: skip
+            mine, peer = (_peak(name, folder) for name in ("ours", "theirs"))
+        for which in ("peak memory", "peak memory above imports"):
+            mib = mine[which], peer[which]
+            found.append(
+                Row(f"{which}, {ROWS}x{classes}, MiB in place of ms", "cleanlab", *mib, mib[1] / mib[0], 1.0, 1)
+            )
     return found
 
 
@@ -91,9 +81,9 @@ def _different_counts(probabilities: np.ndarray, labels: np.ndarray) -> int:
     return int(difference.sum())
 
 
-def _peak(name: str, folder: str) -> float:
-    """Peak resident memory in MiB of a fresh process that finds the issues, that of its imports included."""
-    done = subprocess.run([sys.executable, __file__, name, folder], capture_output=True, text=True, check=True)
+def _peak(name: str, folder: str) -> dict[str, float]:
+    """Peak resident memory in MiB of a process of its own, with and without what its imports take."""
+    done = subprocess.run([sys.executable, FINDERS, name, folder], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -102,20 +92,10 @@ def _calibration() -> Row:
     p, y = torch.from_numpy(probabilities), torch.from_numpy(labels)
 
     def mine() -> float:
-        confidence, predicted = p.max(1)
-        return expected_calibration_error(confidence.double().numpy(), (predicted == y).numpy())
+        return expected_calibration_error(*top_label(p, y))
 
     def peer() -> float:
         return float(multiclass_calibration_error(p, y, num_classes=100, n_bins=15))
 
     assert abs(mine() - peer()) < 1e-4
     return side_by_side("expected calibration error, 50000x100", "torchmetrics", mine, peer, 2.5, 30)
-
-
-if __name__ == "__main__":
-    import resource
-
-    place = Path(sys.argv[2])
-    matrix = np.load(place / "p.npy", mmap_mode="r")
-    {"ours": ours, "theirs": theirs}[sys.argv[1]](matrix, np.load(place / "y.npy"))
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))

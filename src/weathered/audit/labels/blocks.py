@@ -19,8 +19,8 @@ Matrix = np.ndarray | Tensor | str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
 """Called after each block with the name of the pass, the rows done and the rows in all."""
 
-BLOCK_VALUES = 2**20
-"""Values of a block: 8 MiB in float64, a few times of which is held at once."""
+BLOCK_VALUES = 2**18
+"""Values of a block: 2 MiB in float64, which caches hold; larger blocks are slower."""
 
 SUM_TOLERANCE = 1e-3
 """How far a row of probabilities may sum from 1."""

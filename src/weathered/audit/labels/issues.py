@@ -25,8 +25,11 @@ from weathered.core.errors import DataError, SpecError
 
 Method = Literal["prune_by_noise_rate", "by_class", "both", "confident_off_diagonal"]
 
-PENDING = 2**20
-"""Candidates that are gathered before the best of them are kept: 24 MiB."""
+FIRST_ROWS = 64
+"""Rows that are compared before there are cutoffs; then twice as many, until whole blocks are."""
+
+PENDING = 2**15
+"""Candidates that are gathered, at least, before the best of them are kept."""
 
 
 class Issues(NamedTuple):
@@ -152,23 +155,34 @@ def largest_margins(blocks: Iterator[tuple[int, np.ndarray]], labels: np.ndarray
     """Mask (N,) of the counts[i, j] samples labelled i with the largest p[j] - p[i], for all pairs in one pass.
 
     blocks: as from `row_blocks`. counts (C, C): 0 on the diagonal. Of each pair the best so far are kept; the worst
-    of a full pair is the cutoff that later rows must exceed. Memory: 24 bytes for each sample to be found, one C x C
-    matrix, and `PENDING` candidates besides a block.
+    of a full pair is the cutoff that later rows must exceed. Without cutoffs every class of every row is a candidate,
+    so the first pieces are short. Memory: 48 bytes for each sample to be found and one C x C matrix besides a block.
     """
     size, wanted = len(counts), counts.ravel()
     cutoff = np.where(counts > 0, -np.inf, np.inf)
     kept = pending = _Candidates.none()
-    for start, block in blocks:
+    for start, block in _growing(blocks):
         given = labels[start : start + len(block)]
         margins = block - block[np.arange(len(block)), given][:, None]
-        place, other = (margins > cutoff[given]).nonzero()
-        pending = pending.and_then(_Candidates(given[place] * size + other, margins[place, other], start + place))
-        if len(pending.rows) > PENDING:
+        cells = np.flatnonzero(margins > cutoff[given])
+        place, other = np.divmod(cells, size)
+        pending = pending.and_then(_Candidates(given[place] * size + other, margins.ravel()[cells], start + place))
+        if len(pending.rows) > max(len(kept.rows), PENDING):
             kept, pending = kept.and_then(pending).best(wanted, cutoff), _Candidates.none()
     kept = kept.and_then(pending).best(wanted, cutoff)
     mask = np.zeros(len(labels), bool)
     mask[kept.rows] = True
     return mask
+
+
+def _growing(blocks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """The same rows in pieces that double from `FIRST_ROWS` until they are the blocks."""
+    size = FIRST_ROWS
+    for start, block in blocks:
+        at = 0
+        while at < len(block):
+            yield start + at, block[at : at + size]
+            at, size = at + size, size * 2
 
 
 class _Candidates(NamedTuple):
