@@ -23,6 +23,10 @@ def parse_fold(text: str) -> tuple[int, int]:
     return int(number) - 1, int(of)
 
 
+LATER = ("group_column", "mask_column", "ignore_label", "rows", "test_rows")
+"""Options that count only where they are given, so that runs from before there were any keep their names."""
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Where the data come from and what is done to them before training.
@@ -31,7 +35,10 @@ class DataOptions:
     train on. clean_column: the truth, for scoring only. validation: share of the training set that parts may read.
     make: data makers in order, as in `symmetric:rate=0.4`. aux: data without labels for methods that use them, as in
     `ood=patches` or `ood=folder:PATH`. limit: at most this many training rows, at random.
-    not_features: columns of a table that are left out.
+    not_features: columns of a table that are left out. group_column: the group of each row, such as a sensitive
+    attribute or a domain; no feature. mask_column: masks in place of labels, the class of each pixel. ignore_label:
+    the value of pixels without a class, besides 255. rows, test_rows: those where a column has a value, as in
+    `split=train`; test_rows without `test` are rows of the same file.
     skip_bad: drop unreadable images and count them. image_size: resize to this many pixels.
     fold: as in `2/5`, one of so many stratified parts of the training set takes the place of the test set, counted
     from 1, so that a model can be asked about training rows that it never saw.
@@ -45,6 +52,11 @@ class DataOptions:
     test_label_column: str | None = None
     clean_column: str | None = None
     not_features: tuple[str, ...] = ()
+    group_column: str | None = None
+    mask_column: str | None = None
+    ignore_label: int | None = None
+    rows: str | None = None
+    test_rows: str | None = None
     root: str | None = None
     validation: float = 0.0
     make: tuple[str, ...] = ()
@@ -60,6 +72,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise SpecError(f"validation must be in [0, 1), got {self.validation}")
+        if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
+            raise SpecError(f"ignore_label must be in [0, 255], got {self.ignore_label}")
         if self.image_size is not None and not 4 <= self.image_size <= 4096:
             raise SpecError(f"image_size must be in [4, 4096] pixels, got {self.image_size}")
         if self.fold is not None:
@@ -97,6 +111,9 @@ class Recipe:
         """The recipe with every default of every method written out; equal recipes give equal trees."""
         tree = asdict(self)
         tree["data"]["seed"] = self.data_seed
+        for name in LATER:
+            if tree["data"][name] is None:
+                del tree["data"][name]
         hints = option_types(Settings)
         tree["settings"] = {key: as_annotated(value, hints[key]) for key, value in tree["settings"].items()}
         tree["use"] = [{"slug": use.slug, "options": dict(use.options)} for use in resolve(self.use)]

@@ -16,6 +16,7 @@ from weathered.assemble import Parts, build, build_parts, resolve
 from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.result import AuditResult
+from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.core.checkpoint import newest_checkpoint, save_weights
 from weathered.core.distributed import any_process, together
 from weathered.core.errors import WeatheredError
@@ -139,12 +140,17 @@ def _train_and_watch(
         line: dict[str, Any] = {"step": run.step, "epoch": run.epoch, "train_loss": loss}
         line |= {name: value for part in parts_of(run) for name, value in part.metrics().items()}
         if run.epoch in marks or run.epoch == epochs:
-            labels = truth(splits)
-            line["test_accuracy"] = float((run.predict(splits.test).argmax(1) == labels).double().mean())
+            line["test_accuracy"] = _test_accuracy(run, splits)
         folder.append_metrics({**line, "seconds": before + time.monotonic() - begun})
 
     fit(run, folder=folder.checkpoints, recipe_hash=recipe_hash, observer=observer, after_epoch=after_epoch)
     return before + time.monotonic() - begun
+
+
+def _test_accuracy(run: Run, splits: Splits) -> float:
+    if splits.test.is_segmentation:
+        return count_pixels(run.prediction_of(run.procedure.predictor(run)), splits.test).accuracy
+    return float((run.predict(splits.test).argmax(1) == truth(splits)).double().mean())
 
 
 def truth(splits: Splits) -> Tensor:
@@ -159,13 +165,50 @@ def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, recor
         groups = phases_of(recipe, splits.train.num_classes)
         predictor, result = learn_phases(learner, predictor, splits, truth(splits), groups)
         audits.append(incremental_audit(result, splits.train.class_names))
+    if splits.train.is_segmentation:
+        _conclude_segmentation(run, splits, folder, record, predictor)
+        return
     logits = [run.test_logits(predict_logits(predictor, data, run=run)) for data in (splits.train, splits.test)]
     audits += standard_audits(logits[1], splits)[: 1 if learner is not None else None]
-    folder.write_json("audit.json", {result.audit: result.to_json() for result in audits})
     columns = _per_sample(splits, *logits) | _of_parts(run, splits)
     if learner is not None:
         # ridge scores are no logits: nothing that reads them as probabilities is kept
         columns = {name: values for name, values in columns.items() if name not in PROBABILISTIC}
+    _write(folder, record, audits, columns, predictor)
+
+
+def _conclude_segmentation(
+    run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], predictor: nn.Module
+) -> None:
+    predict = run.prediction_of(predictor)
+    train, test = (count_pixels(predict, data) for data in (splits.train, splits.test))
+    audit = audit_segmentation(test, splits.test.class_names, splits.train.class_counts)
+    columns: dict[str, list[np.ndarray]] = {}
+    for name, dataset, counts in (("train", splits.train, train), ("test", splits.test, test)):
+        rows = {
+            "split": np.full(len(dataset), name),
+            "index": np.arange(len(dataset)),
+            "label": dataset.labels.numpy(),
+            "clean_label": np.full(len(dataset), -1),
+            "predicted": counts.main,
+            "confidence": counts.confidence,
+            "label_probability": counts.label_probability,
+            "loss": counts.loss,
+        }
+        for column, values in rows.items():
+            columns.setdefault(column, []).append(values)
+    _write(folder, record, [audit], {name: np.concatenate(parts) for name, parts in columns.items()}, predictor)
+
+
+def _write(
+    folder: RunFolder,
+    record: dict[str, Any],
+    audits: list[AuditResult],
+    columns: dict[str, Any],
+    predictor: nn.Module,
+) -> None:
+    """All that a finished run leaves, the mark that it is finished last."""
+    folder.write_json("audit.json", {result.audit: result.to_json() for result in audits})
     folder.write_per_sample(columns)
     save_weights(folder.weights, predictor)
     results = {name: value._asdict() for result in audits for name, value in result.summary.items()}

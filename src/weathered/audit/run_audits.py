@@ -17,6 +17,7 @@ from weathered.audit.ood import audit_ood
 from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.result import AuditResult
+from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.sets import audit_sets
 from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.predict import device_of, eval_mode
@@ -47,8 +48,13 @@ class AuditOptions:
 Audited = Sequence[LoadedRun]
 
 
-def _test(run: LoadedRun, options: AuditOptions) -> Dataset:
-    """The test set with the labels that count, cut to the limit by random draw."""
+def _test(run: LoadedRun, options: AuditOptions, pixels: bool = False) -> Dataset:
+    """The test set with the labels that count, cut to the limit by random draw.
+
+    pixels: whether the audit reads masks; others are refused where there are any.
+    """
+    if not pixels:
+        _refuse_pixels(run)
     test = run.splits.test.replace(labels=truth(run.splits), clean_labels=None)
     if options.limit is None or options.limit >= len(test):
         return test
@@ -56,10 +62,26 @@ def _test(run: LoadedRun, options: AuditOptions) -> Dataset:
     return test.select(torch.randperm(len(test), generator=rng)[: options.limit].sort().values)
 
 
+def _refuse_pixels(run: LoadedRun) -> None:
+    if run.splits.test.is_segmentation:
+        raise Incompatible(
+            f"{run.folder.path}: this audit reads one label for each sample, but these data have one for each pixel. "
+            "Use --audits segmentation."
+        )
+
+
 def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
     test = _test(runs[0], options)
     logits = runs[0].predict(test)
     return audit_accuracy(logits, test.labels, test.class_names, runs[0].splits.train.class_counts)
+
+
+def segmentation(runs: Audited, options: AuditOptions) -> AuditResult:
+    test = _test(runs[0], options, pixels=True)
+    if not test.is_segmentation:
+        raise DataError(f"{test.name}: the segmentation audit needs labels of pixels, but each sample has one label.")
+    counts = count_pixels(runs[0].run.prediction_of(runs[0].model), test)
+    return audit_segmentation(counts, test.class_names, runs[0].splits.train.class_counts)
 
 
 def _refuse_ridge_scores(run: LoadedRun) -> None:
@@ -157,6 +179,7 @@ def certified(runs: Audited, options: AuditOptions) -> AuditResult:
 
 
 def labels(runs: Audited, options: AuditOptions) -> AuditResult:
+    _refuse_pixels(runs[0])
     return audit_run_labels(runs[0], options.labels, options.progress)
 
 
@@ -176,6 +199,8 @@ def default_audits(run: LoadedRun) -> list[str]:
     """The audits that fit a run: no corruption of tables, no calibration of scores that are not probabilities, and not
     the label audit, which trains models.
     """
+    if run.splits.test.is_segmentation:
+        return ["segmentation"]
     names = ["accuracy"]
     if not isinstance(run.model, AnalyticClassifier):
         names.append("calibration")
@@ -193,4 +218,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "certified": certified,
     "labels": labels,
     "sets": sets,
+    "segmentation": segmentation,
 }

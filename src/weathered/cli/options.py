@@ -28,7 +28,7 @@ class RecipeOptions:
 
     recipe: Annotated[Path | None, typer.Option(help="A TOML recipe; options given here win over it.")] = None
     use: Annotated[list[str] | None, typer.Option(help="A method as name:option=value; repeat for more.")] = None
-    model: Annotated[str | None, typer.Option(help="cnn_small, mlp or timm:NAME.")] = None
+    model: Annotated[str | None, typer.Option(help="cnn_small, mlp, unet or timm:NAME.")] = None
     head: Annotated[str | None, typer.Option(help="auto, linear or cosine.")] = None
     test: Annotated[str | None, typer.Option(help="Separate test data; without it a quarter is held out.")] = None
     label_column: Annotated[str | None, typer.Option(help="The column to train on.")] = None
@@ -39,6 +39,17 @@ class RecipeOptions:
     not_features: Annotated[
         list[str] | None, typer.Option(help="A column of a table that is no feature, such as an id; repeat for more.")
     ] = None
+    group_column: Annotated[
+        str | None, typer.Option(help="A column with the group of each row, for audits and group losses.")
+    ] = None
+    mask_column: Annotated[
+        str | None, typer.Option(help="A column of masks: the class of each pixel, in place of labels.")
+    ] = None
+    ignore_label: Annotated[int | None, typer.Option(help="The value of pixels without a class, besides 255.")] = None
+    rows: Annotated[str | None, typer.Option(help="Only the rows where a column has a value, as in split=train.")] = (
+        None
+    )
+    test_rows: Annotated[str | None, typer.Option(help="The same for the test set, as in split=test.")] = None
     root: Annotated[Path | None, typer.Option(help="Where torchvision data sets lie.")] = None
     noise: Annotated[
         str | None, typer.Option(help="Make wrong labels: symmetric:0.4, asymmetric:0.4, instance:0.4.")

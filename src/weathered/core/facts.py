@@ -17,6 +17,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "num_classes": "the number of classes is known",
         "class_counts": "the number of training samples of each class is known",
         "index": "each sample has a row number that is stable over epochs",
+        "mask": "each pixel of an image has a label",
         "group": "each sample belongs to a group, such as a sensitive attribute or a domain",
         "features": "the model offers forward_features, forward_head and get_classifier",
         "stage_features": "the model offers the feature maps of its inner stages",
@@ -62,13 +63,15 @@ class Traits:
     """What a part needs, breaks and calls.
 
     needs: fact -> why. breaks: fact -> how, for the parts that come after. honours: for a procedure, the slots it
-    really calls. batchwise: the part looks across the batch, so the engine gathers it over devices.
+    really calls. batchwise: the part looks across the batch, so the engine gathers it over devices. per_pixel: the
+    part also works where pixels are labelled; losses that need no more than classes do without saying so.
     """
 
     needs: Mapping[str, str] = field(default_factory=dict)
     breaks: Mapping[str, str] = field(default_factory=dict)
     honours: frozenset[str] = frozenset()
     batchwise: bool = False
+    per_pixel: bool = False
 
     def __post_init__(self) -> None:
         for fact in (*self.needs, *self.breaks):
@@ -105,6 +108,11 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
     broken: dict[str, tuple[object, str]] = {}
     ordered = sorted([*parts, ("procedure", procedure)], key=lambda item: SLOTS.index(item[0]))
     for slot, part in ordered:
+        if "mask" in provided and not _per_pixel(slot, part):
+            raise Incompatible(
+                f"{name_of(part)} works on one label for each sample, but these data have one for each pixel. Remove "
+                "it; losses of logits and labels, class weights, steppers and crop-flip work on pixels."
+            )
         if part is not procedure and slot not in honours:
             raise Incompatible(
                 f"{name_of(part)} fills the slot '{slot}', which {name_of(procedure)} never calls, so it would change "
@@ -113,6 +121,17 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
         _require(provided, broken, slot, part)
         for fact, how in traits_of(part).breaks.items():
             broken.setdefault(fact, (part, how))
+
+
+PIXEL_FACTS = frozenset({"hard_target", "num_classes", "class_counts", "linear_head", "cosine_head"})
+"""What a loss may need and still be asked for each pixel."""
+
+
+def _per_pixel(slot: str, part: object) -> bool:
+    """Whether a part works on labels of pixels: it says so, or is a loss that cannot tell pixels from samples."""
+    traits = traits_of(part)
+    plain_loss = slot == "loss" and not traits.batchwise and set(traits.needs) <= PIXEL_FACTS
+    return traits.per_pixel or plain_loss or slot == "stepper"
 
 
 def _require(provided: set[str], broken: Mapping[str, tuple[object, str]], slot: str, part: object) -> None:

@@ -21,7 +21,7 @@ class Procedure(Part):
     `traits.honours` names the slots that the procedure really calls; a part in any other slot is refused.
     """
 
-    traits = Traits(honours=frozenset({"sampler", "transform", "loss", "reweight", "term", "stepper"}))
+    traits = Traits(honours=frozenset({"sampler", "transform", "loss", "reweight", "term", "stepper"}), per_pixel=True)
 
     def setup(self, run: Run) -> dict[str, nn.Module]:
         """Build what the method needs besides the model; the modules returned are trained and saved with it."""

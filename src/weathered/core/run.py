@@ -17,6 +17,7 @@ from weathered.core.batch import Batch
 from weathered.core.errors import DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
+from weathered.core.pixels import MASK, pixel_labels, pixel_logits
 from weathered.core.precision import warn_if_emulated
 from weathered.core.procedure import Procedure
 from weathered.core.rng import derive_seed, generator
@@ -190,6 +191,8 @@ class Run:
             seen[name] += 1
             self.used[id(part)] += 1
             batch = part(batch, self.generator(f"{name}.{seen[name]}"))
+        if MASK in batch.extra:
+            batch = batch.replace(target=Target.hard(pixel_labels(batch.extra[MASK])))
         return batch.replace(x=self.in_layout(as_float(batch.x)))
 
     def in_layout(self, x: Tensor) -> Tensor:
@@ -219,9 +222,10 @@ class Run:
             yield
 
     def losses(self, output: Output, batch: Batch) -> Float[Tensor, "B"]:
-        """Per-sample losses of the run's loss part, before weights and terms."""
+        """Losses of the run's loss part for each sample, or each labelled pixel, before weights and terms."""
         self.used[id(self.loss_part)] += 1
-        return losses_of(self.loss_part, output.logits, batch.target, **keywords_of(self.loss_part, output, batch))
+        logits = pixel_logits(output.logits, batch.extra[MASK]) if MASK in batch.extra else output.logits
+        return losses_of(self.loss_part, logits, batch.target, **keywords_of(self.loss_part, output, batch))
 
     def weights(self, losses: Float[Tensor, "B"], target: Target) -> Float[Tensor, "B"] | None:
         """The reweight part's word on a batch, gathered over devices where it looks across the batch; None without."""
@@ -229,7 +233,8 @@ class Run:
             return None
         self.used[id(self.reweight)] += 1
         detached = losses.detach()
-        if not traits_of(self.reweight).batchwise:
+        # processes have different numbers of labelled pixels, so each weights its own
+        if not traits_of(self.reweight).batchwise or self.train.is_segmentation:
             return self.reweight(detached, target, self.progress)
         everyone = distributed.gather(self.fabric, detached)
         weights = self.reweight(everyone, distributed.gather_target(self.fabric, target), self.progress)
@@ -240,7 +245,9 @@ class Run:
         losses = self.losses(output, batch)
         self.check_finite(losses)
         weights = self.weights(losses, batch.target)
-        total = (losses if weights is None else weights * losses).mean()
+        weighted = losses if weights is None else weights * losses
+        # images without a labelled pixel leave nothing to average
+        total = weighted.mean() if len(weighted) else weighted.sum()
         for term in self.terms:
             self.used[id(term)] += 1
             total = total + term(self, batch, output).mean()
@@ -306,6 +313,25 @@ class Run:
     def test_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """Logits whose softmax is the model's probability under the run's loss."""
         return logits_for_test(self.loss_part, logits)
+
+    def prediction_of(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Floats (B, ...) to test-time logits of a network in evaluation mode, at the precision of the run."""
+        from weathered.core.predict import eval_mode
+
+        def predict(x: Tensor) -> Tensor:
+            with torch.no_grad(), eval_mode(model), self.autocast():
+                return self.test_logits(model(self.in_layout(x.to(self.device))).float())
+
+        return predict
+
+    @torch.no_grad()
+    def outcomes(self, dataset: Dataset) -> tuple[Float[Tensor, "M C"], Int[Tensor, "M"]]:
+        """Logits and labels of all samples of a data set, or of all labelled pixels, in order."""
+        logits = self.predict(dataset)
+        if not dataset.is_segmentation:
+            return logits, dataset.labels
+        mask = dataset.extra[MASK]
+        return pixel_logits(logits, mask), pixel_labels(mask)
 
     @torch.no_grad()
     def predict(self, dataset: Dataset, batch_size: int = 1024) -> Float[Tensor, "N C"]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
+from weathered.core.pixels import MASK
 from weathered.core.roles import BatchTransform
 
 
@@ -62,7 +63,8 @@ class CropFlip(BatchTransform):
     """Random crops after zero padding of `padding` pixels and, if `flip`, mirroring with probability 1/2.
 
     padding: whole number >= 0. Works on uint8 or float images; labels are untouched, so a crop must come before
-    transforms that paste one image into another.
+    transforms that paste one image into another. Masks of segmentation data move with their images; padding has no
+    label.
     """
 
     accepts_uint8 = True
@@ -74,12 +76,17 @@ class CropFlip(BatchTransform):
         needs = {"image": "it crops and mirrors images"}
         if padding:
             needs["uniform_pixels"] = "cropping a pasted image would change the share of each label"
-        self.traits = Traits(needs=needs)
+        self.traits = Traits(needs=needs, per_pixel=True)
 
     def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
         size = len(batch)
         down, right = torch.randint(0, 2 * self.padding + 1, (2, size), generator=rng, device=rng.device)
         flip = torch.rand(size, generator=rng, device=rng.device) < (0.5 if self.flip else 0.0)
         device = batch.x.device
-        x = crop_flip(batch.x, self.padding, down.to(device), right.to(device), flip.to(device))
-        return batch.replace(x=x)
+        where = self.padding, down.to(device), right.to(device), flip.to(device)
+        batch = batch.replace(x=crop_flip(batch.x, *where))
+        if MASK not in batch.extra:
+            return batch
+        # padding adds zeros; 255, which marks pixels without a label, becomes 0 by adding 1 to bytes
+        moved = crop_flip((batch.extra[MASK] + 1)[:, None], *where)[:, 0] - 1
+        return batch.replace(extra={**batch.extra, MASK: moved})

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from weathered.core.errors import DataError
+from weathered.core.pixels import MASK, check_masks, main_labels, pixel_counts
 
 
 class Inputs(Protocol):
@@ -72,7 +73,9 @@ class Dataset:
     """Inputs with labels, class names, and the truth where it is known. Never changed in place.
 
     inputs: N inputs. labels (N,) int64 in [0, len(class_names)). clean_labels (N,) int64 or None: true labels,
-    used for scoring only, -1 where no class is right (open-set images). extra: named columns, (N, ...) each.
+    used for scoring only, -1 where no class is right (open-set images). extra: named columns, (N, ...) each; `mask`
+    (N, H, W) uint8 holds the classes of pixels, 255 for none, and `group` (N,) int64 the group of each sample.
+    group_names: how groups are called, in the order of their numbers.
     notes: what was done to the data, one sentence each. source_rows (N,) int64 or None: the number of each row in
     the source it was read from. Raises DataError where lengths or labels do not fit.
     """
@@ -85,6 +88,7 @@ class Dataset:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source_rows: Int[Tensor, "N"] | None = None
+    group_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         size, classes = len(self.inputs), len(self.class_names)
@@ -108,6 +112,11 @@ class Dataset:
                     f"{self.name}: {column} must be in [{lowest}, {classes - 1}] for {classes} classes, "
                     f"got {int(values[row])} in row {row}."
                 )
+        if self.is_segmentation:
+            shape = self.inputs.shape
+            wrong = check_masks(self.extra[MASK], *shape[-2:], classes) if len(shape) == 3 else "masks need images"
+            if wrong:
+                raise DataError(f"{self.name}: {wrong}.")
 
     @classmethod
     def of(
@@ -128,8 +137,37 @@ class Dataset:
             class_names = tuple(str(c) for c in range(int(labels.max()) + 1 if len(labels) else 0))
         return cls(MemoryInputs(inputs), labels, class_names, **changes)
 
+    @classmethod
+    def segmentation(
+        cls, images: "Tensor | Inputs", masks: Tensor, class_names: tuple[str, ...] | None = None, **changes: Any
+    ) -> "Dataset":
+        """Images (N, C, H, W) uint8 with the classes of their pixels (N, H, W) uint8, 255 where a pixel has none.
+
+        `labels` become the class of most pixels of each image, by which the data are split.
+        Raises DataError for other shapes, or a class without a name.
+        """
+        if class_names is None:
+            known = masks[masks != 255]
+            class_names = tuple(str(c) for c in range(int(known.max()) + 1 if len(known) else 0))
+        # checked before labels are read off them
+        if masks.ndim != 3 or masks.dtype != torch.uint8 or len(masks) != len(images):
+            raise DataError(
+                f"masks must be (N, H, W) uint8, one for each of {len(images)} images, got {tuple(masks.shape)} of "
+                f"{masks.dtype}."
+            )
+        labels = main_labels(masks, len(class_names))
+        extra = {**changes.pop("extra", {}), MASK: masks}
+        if not isinstance(images, Tensor):
+            return cls(images, labels, class_names, extra=extra, **changes)
+        return cls.of(images, labels, class_names, extra=extra, **changes)
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether pixels have labels."""
+        return MASK in self.extra
 
     @property
     def num_classes(self) -> int:
@@ -141,7 +179,9 @@ class Dataset:
 
     @property
     def class_counts(self) -> Int[Tensor, "C"]:
-        """How many samples carry each label, (C,) int64."""
+        """How many samples, or pixels of segmentation data, carry each label, (C,) int64."""
+        if self.is_segmentation:
+            return pixel_counts(self.extra[MASK], self.num_classes)
         return torch.bincount(self.labels, minlength=self.num_classes)
 
     @property
@@ -149,6 +189,7 @@ class Dataset:
         """What the data provide to parts."""
         kind = {"image", "range01", "uniform_pixels"} if self.is_image else {"table"}
         group = {"group"} if "group" in self.extra else set()
+        kind |= {"mask"} if self.is_segmentation else set()
         return {*kind, *group, "hard_target", "num_classes", "class_counts", "index"}
 
     def replace(self, **changes: Any) -> "Dataset":

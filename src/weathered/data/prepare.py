@@ -47,11 +47,18 @@ def prepare(recipe: Recipe) -> Splits:
         limit=options.limit,
         seed=seed,
         not_features=options.not_features,
+        group_column=options.group_column,
+        mask_column=options.mask_column,
+        ignore_label=options.ignore_label,
+        rows=options.rows,
+        test_rows=options.test_rows,
     )
     seen: Counter[str] = Counter()
     for use in resolve(options.make):
         if use.entry.slot != "maker":
             raise SpecError(f"{use.slug} is a {use.entry.slot}, not a data maker.")
+        if train.is_segmentation and use.slug != "corruption":
+            raise SpecError(f"{use.slug} changes one label for each sample, but these data have one for each pixel.")
         seen[use.slug] += 1
         train = build(use)(train, generator(seed, "maker", use.slug, seen[use.slug]))
     counts = train.class_counts

@@ -1,4 +1,4 @@
-"""Models by name: `cnn_small`, `mlp` and any timm backbone as `timm:NAME`."""
+"""Models by name: `cnn_small`, `mlp`, `unet` for pixels, and any timm backbone as `timm:NAME`."""
 
 from typing import Any
 
@@ -12,8 +12,9 @@ from weathered.data.dataset import Dataset
 from weathered.nn.cnn_small import CNNSmall
 from weathered.nn.mlp import MLP
 from weathered.nn.network import Network, assemble, seeded
+from weathered.nn.unet import UNet
 
-MODELS = {"cnn_small": CNNSmall, "mlp": MLP}
+MODELS = {"cnn_small": CNNSmall, "mlp": MLP, "unet": UNet}
 
 
 def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int = 0) -> Network:
@@ -28,15 +29,19 @@ def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int 
 
 
 def _body(spec: str, dataset: Dataset) -> nn.Module:
+    if dataset.is_segmentation != (spec.partition(":")[0].strip() == "unet"):
+        wanted = "a model that labels pixels" if dataset.is_segmentation else "one label for each sample, not pixels"
+        named = "--model unet, or unet:encoder=resnet18" if dataset.is_segmentation else "--model cnn_small or mlp"
+        raise SpecError(f"model {spec} does not fit these data, which need {wanted}; use {named}.")
     if spec.startswith("timm:"):
         return _timm_body(spec.removeprefix("timm:"), dataset)
     name, options = parse(spec)
     if name not in MODELS:
         raise SpecError(f"no model '{name}'.{near(name, MODELS)} There are {', '.join(MODELS)} and timm:NAME.")
     shape = dataset.inputs.shape
-    if name == "cnn_small":
+    if name in ("cnn_small", "unet"):
         if not dataset.is_image:
-            raise SpecError("cnn_small needs images, but the data are a table; use --model mlp.")
+            raise SpecError(f"{name} needs images, but the data are a table; use --model mlp.")
         given: dict[str, Any] = {"in_channels": shape[0]}
     else:
         given = {"input_shape": shape}

@@ -106,7 +106,7 @@ def model_facts(model: nn.Module) -> set[str]:
 def assemble(body: nn.Module, dataset: Dataset, head: str) -> Network:
     """A backbone with `num_features`, statistics of the data set and a head of `linear` or `cosine` kind."""
     mean, std = input_statistics(dataset)
-    classifier = build_head(head, int(cast(Any, body).num_features), dataset.num_classes)
+    classifier = build_head(head, int(cast(Any, body).num_features), dataset.num_classes, dataset.is_segmentation)
     network = Network if dataset.is_image else TableNetwork
     return network(body, classifier, mean, std)
 

@@ -24,7 +24,7 @@ class CDB(DifficultyPart):
     The validation data are read for weights, so measure on others. Source: Sinha et al., IJCV 2022.
     """
 
-    traits = Traits(needs=DifficultyPart.traits.needs, batchwise=True)
+    traits = Traits(needs=DifficultyPart.traits.needs, batchwise=True, per_pixel=True)
 
     def __init__(
         self,

@@ -117,9 +117,8 @@ class DifficultyPart(Part):
         # run.epoch is the number of epochs that are done by now
         if (run.epoch - 1) % self.every or run.validation is None:
             return
-        validation = run.validation
-        correct = run.predict(validation).argmax(1) == validation.labels
-        self.update(self.measured(correct, validation.labels))
+        logits, labels = run.outcomes(run.validation)
+        self.update(self.measured(logits.argmax(1) == labels, labels))
 
     def measured(self, correct: Tensor, labels: Int[Tensor, "M"]) -> Float[Tensor, "C"]:
         """One minus the accuracy of each class; what was there before for a class without samples."""

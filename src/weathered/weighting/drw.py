@@ -28,7 +28,7 @@ class DRW(Part):
     below 1. beta in [0, 1) and rule: see `class_weights`.
     """
 
-    traits = Traits(needs={"class_counts": "weights come from the counts"}, batchwise=True)
+    traits = Traits(needs={"class_counts": "weights come from the counts"}, batchwise=True, per_pixel=True)
 
     def __init__(
         self,

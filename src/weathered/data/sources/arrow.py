@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from weathered.core.errors import DataError
+from weathered.core.pixels import MASK
 from weathered.data.dataset import Dataset
 from weathered.data.labels import LabelCoder, choose_column
 from weathered.data.sources.options import ReadOptions
@@ -94,7 +95,7 @@ def read_extra(table: pa.Table, columns: Sequence[str]) -> dict[str, Tensor]:
     extra = {}
     for name in columns:
         column = table[name]
-        if not is_extra(column.type) or column.null_count:
+        if not is_extra(column.type) or column.null_count or name == MASK:
             continue
         if pa.types.is_integer(column.type):
             values = column.to_numpy()
@@ -129,7 +130,7 @@ def table_dataset(table: pa.Table, features: Mapping[str, Any], options: ReadOpt
     for column in () if options.test else options.left_out:
         if choose_column(columns, column, "feature", where) in labels.used:
             raise DataError(f"{where}: '{column}' is read as label, so it is no feature anyway; leave it out of these.")
-    aside = {*labels.used, *options.not_features, *options.left_out}
+    aside = {*labels.used, *options.not_features, *options.left_out, *options.aside}
     inputs = [c for c in columns if c not in aside]
     if not inputs:
         raise DataError(f"{where}: there are no feature columns besides {', '.join(c for c in columns if c in aside)}.")

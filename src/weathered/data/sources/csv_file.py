@@ -10,8 +10,9 @@ from torch import Tensor
 from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import FileImages
-from weathered.data.labels import DEFAULT_COLUMNS
+from weathered.data.labels import DEFAULT_COLUMNS, choose_column
 from weathered.data.sources.arrow import coded_columns, read_extra, read_labels, table_dataset
+from weathered.data.sources.columns import as_texts
 from weathered.data.sources.csv_table import headers, is_text, read_table, refuse_broken_lines
 from weathered.data.sources.options import ReadOptions, existing_file, lies_below
 from weathered.data.stream import StreamInputs
@@ -30,6 +31,8 @@ def read_csv(rest: str, options: ReadOptions) -> Dataset:
     path = existing_file(rest, "csv")
     table = read_table(path)
     columns = table.column_names
+    if options.mask_column is not None:
+        raise DataError(f"{path}: masks are read from parquet, npz and segmentation:FOLDER, not from csv.")
     labelling = {options.label_column, options.clean_column}
     image = next((c for c in PATH_COLUMNS if c in columns and c not in labelling and is_text(table, c)), None)
     if image is None:
@@ -59,6 +62,14 @@ def read_label_columns(rest: str, columns: Sequence[str], class_names: tuple[str
     table = read_table(path)
     refuse_broken_lines(table, [column for column in columns if column in table.column_names], path)
     return coded_columns(table, columns, {}, class_names, str(path))
+
+
+def read_text_column(rest: str, column: str) -> list[str]:
+    """One column as text, '' where it is missing. Raises DataError if it is not there or holds something else."""
+    path = existing_file(rest, "csv")
+    table = read_table(path)
+    refuse_broken_lines(table, [choose_column(table.column_names, column, "such", str(path))], path)
+    return as_texts(table[column].to_pylist(), column, path)
 
 
 def image_files(path: Path) -> list[str]:

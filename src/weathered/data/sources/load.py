@@ -17,6 +17,7 @@ from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.encoded import FileImages
 from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
+from weathered.data.sources.columns import aside, with_columns
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
 from weathered.data.sources.tables import TableInputs, same_columns
@@ -34,6 +35,8 @@ READERS = {
     "npz": "npz:read_npz",
     "torchvision": "torchvision_files:read_torchvision",
     "hf": "hugging_face:read_hugging_face",
+    "segmentation": "segmentation:read_segmentation",
+    "shapes": "shapes:read_shapes",
 }
 """Source -> module and function, imported when asked for."""
 
@@ -45,6 +48,10 @@ def load(
     *,
     label_column: str | None = None,
     clean_column: str | None = None,
+    mask_column: str | None = None,
+    ignore_label: int | None = None,
+    group_column: str | None = None,
+    rows: str | None = None,
     skip_bad: bool = False,
     root: Path | None = None,
     image_size: int | None = None,
@@ -55,10 +62,14 @@ def load(
     memory_limit_bytes: int = 2 << 30,
 ) -> Dataset:
     """Read a data set. spec: `name[:rest]` or a path: digits, folder:PATH, csv:PATH, parquet:PATH, npz:PATH[:PART],
-    torchvision:NAME[:test], hf:NAME[@CONFIG][:SPLIT], images:PATH (all images below a folder, without classes).
+    torchvision:NAME[:test], hf:NAME[@CONFIG][:SPLIT], images:PATH (all images below a folder, without classes),
+    segmentation:PATH (folders images and masks), shapes:N (generated images with masks).
     Where parts are known and none is named, the training part.
 
     label_column: labels to use; by default label, labels, target, class or y. clean_column: becomes clean_labels.
+    mask_column: masks in place of labels, the class of each pixel; ignore_label: value of pixels without a class,
+    besides 255. group_column: the group of each row, as `extra["group"]` and `group_names`. rows: those where a column
+    has a value, as in split=train.
     skip_bad: drop images that cannot be read and note their number. root: folder of torchvision's files.
     image_size: resize to this square, in pixels; without it all images must have one size.
     limit: at most this many rows, uniform over all rows without regard to classes, drawn from (seed, "limit"),
@@ -66,7 +77,10 @@ def load(
     cache_dir: where decoded images are kept. memory_limit_bytes: larger image data stay undecoded and are streamed.
     Raises DataError in one sentence for anything missing, broken or that does not fit.
     """
-    options = ReadOptions(label_column, clean_column, class_names, image_size, root, False, memory_limit_bytes)
+    options = ReadOptions(
+        label_column, clean_column, class_names, image_size, root, False, memory_limit_bytes,
+        mask_column=mask_column, ignore_label=ignore_label, group_column=group_column, rows=rows,
+    )  # fmt: skip
     dataset = _read(spec, options)
     index = None if limit is None else random_subset(len(dataset), limit, seed)
     dataset = _note_limit(dataset, len(dataset), limit)
@@ -80,6 +94,11 @@ def load_pair(
     label_column: str | None = None,
     test_label_column: str | None = None,
     clean_column: str | None = None,
+    mask_column: str | None = None,
+    ignore_label: int | None = None,
+    group_column: str | None = None,
+    rows: str | None = None,
+    test_rows: str | None = None,
     skip_bad: bool = False,
     root: Path | None = None,
     image_size: int | None = None,
@@ -98,12 +117,16 @@ def load_pair(
     the sets, as happens to the test set where a class has a single row. limit: training rows, drawn after the split,
     so that the test set does not depend on it. test_label_column: by default the training set's clean or label column
     where the test set has it, in this order, else its standard label column. not_features: columns of a table that are
-    left out, such as names of rows or labels of several people.
+    left out, such as names of rows or labels of several people. test_rows: of the test set, or of the same source
+    where none is named, as in split=test.
     Raises DataError naming the classes if they differ, if a class has no training row, or if shapes differ.
     """
     options = ReadOptions(
-        label_column, clean_column, None, image_size, root, False, memory_limit_bytes, left_out=not_features
-    )
+        label_column, clean_column, None, image_size, root, False, memory_limit_bytes, left_out=not_features,
+        mask_column=mask_column, ignore_label=ignore_label, group_column=group_column, rows=rows,
+    )  # fmt: skip
+    if test_rows is not None:
+        test_spec = test_spec or spec
     whole = _read(spec, options)
     if not_features and not isinstance(whole.inputs, TableInputs):
         raise DataError(f"{spec}: is no table with named columns, so there are no features to leave out.")
@@ -116,7 +139,9 @@ def load_pair(
         missing = single_rows_note(whole, held, "test set", "name a test set with --test")
     else:
         kept, held, note = torch.arange(len(whole)), None, None
-        test_source = _read_test(test_spec or spec, whole, options, test_label_column)
+        test_options = replace(options, rows=test_rows, group_names=whole.group_names, aside=aside(options))
+        test_source = _read_test(test_spec or spec, whole, test_options, test_label_column)
+        whole = whole.replace(group_names=test_source.group_names)
     _require_all_classes(whole, kept)
     chosen = kept[random_subset(len(kept), limit, seed)]
     everything = len(chosen) == len(whole)
@@ -226,10 +251,10 @@ def _empty_classes_note(dataset: Dataset, part: str) -> str | None:
 
 
 def _require_all_classes(dataset: Dataset, index: torch.Tensor) -> None:
-    counts = torch.bincount(dataset.labels[index], minlength=dataset.num_classes)
+    counts = dataset.select(index).class_counts
     if int((counts > 0).sum()) < 2:
         raise DataError(f"{dataset.name}: training needs at least two classes, all rows have the same label.")
-    if (counts == 0).any():
+    if (counts == 0).any() and not dataset.is_segmentation:
         empty = dataset.class_names[int((counts == 0).nonzero()[0])]
         raise DataError(f"{dataset.name}: the class '{empty}' has no row; remove it from the class names.")
 
@@ -238,12 +263,12 @@ def _read(spec: str, options: ReadOptions) -> Dataset:
     name, rest = parse_source(spec)
     module, _, function = READERS[name].partition(":")
     reader: Reader = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
-    dataset = reader(rest, options)
+    dataset = reader(rest, replace(options, aside=aside(options)))
     if not len(dataset):
         raise DataError(f"{spec}: there are no rows.")
     if options.image_size is not None and isinstance(dataset.inputs, MemoryInputs) and dataset.is_image:
         dataset = dataset.replace(inputs=MemoryInputs(resized(dataset.inputs.tensor, options.image_size)))
-    return dataset.replace(source_rows=torch.arange(len(dataset)))
+    return with_columns(dataset.replace(source_rows=torch.arange(len(dataset))), name, rest, options)
 
 
 def resized(images: torch.Tensor, size: int) -> torch.Tensor:

@@ -9,18 +9,24 @@ import torch
 from torch import Tensor
 
 from weathered.core.errors import DataError
+from weathered.core.pixels import IGNORE, MASK
 from weathered.data.dataset import Dataset
-from weathered.data.labels import LabelCoder, choose_column
+from weathered.data.labels import DEFAULT_COLUMNS, LabelCoder, choose_column
+from weathered.data.masks import without_label
 from weathered.data.sources.npz_keys import INPUT_NAMES, choose_part, names_of, part_and_name, parts_of, place_and_part
 from weathered.data.sources.options import ReadOptions, existing_file
 from weathered.data.sources.tables import TOO_LARGE
+
+MASK_NAMES = ("masks", "mask")
+"""Arrays that hold the classes of pixels where there are no labels."""
 
 
 def read_npz(rest: str, options: ReadOptions) -> Dataset:
     """Images (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8, or features (N, D) as numbers; labels (N,).
 
     Inputs are the array x, images, features or data, also as X; labels y, labels or the one that `label_column`
-    names; an array `class_names` of text names the classes. A last axis of 1 or 3 means channels last, unless the
+    names; an array `class_names` of text names the classes. Without labels, masks (N, H, W) in an array of that name
+    label the pixels. A last axis of 1 or 3 means channels last, unless the
     second axis is 1 or 3 and the last is not.
     Keys such as x_train and y_test, or train_images and test_labels, name parts: the training part is read, the test
     part for a test set or as PATH:test, a validation part as PATH:val.
@@ -34,6 +40,9 @@ def read_npz(rest: str, options: ReadOptions) -> Dataset:
     if inputs is None:
         listing = ", ".join(arrays) or "nothing"
         raise DataError(f"{where}: none of the arrays {', '.join(INPUT_NAMES)} is there, only {listing}.")
+    mask = options.mask_column or next((name for name in MASK_NAMES if name in arrays), None)
+    if mask is not None and asked == (None, None) and not any(name in arrays for name in DEFAULT_COLUMNS):
+        return _masked(arrays, inputs, mask, options, path, where)
     columns = [name for name in arrays if name not in (inputs, "class_names")]
     label = choose_column(columns, asked[0], "label", where)
     used = {label: _column(arrays[label], label, where)}
@@ -51,6 +60,23 @@ def read_npz(rest: str, options: ReadOptions) -> Dataset:
         clean_labels=None if clean is None else coded.codes[clean],
         extra=_extra(arrays, {inputs, "class_names", *used}, len(x)),
     )
+
+
+def _masked(
+    arrays: dict[str, np.ndarray], inputs: str, mask: str, options: ReadOptions, path: Path, where: str
+) -> Dataset:
+    """Images with the classes of their pixels (N, H, W), whole numbers in [0, 255]."""
+    choose_column([name for name in arrays if name != inputs], mask, "mask", where)
+    values = arrays[mask]
+    whole = values.dtype.kind in "biu" and values.ndim == 3
+    if not whole or (values.size and not 0 <= values.min() <= values.max() <= IGNORE):
+        raise DataError(
+            f"{where}: '{mask}' must hold masks (N, H, W) of whole numbers in [0, 255], got {values.dtype} of shape "
+            f"{values.shape}."
+        )
+    names = options.class_names or tuple(_class_names(arrays, where) or ()) or None
+    masks = without_label(torch.from_numpy(values.astype(np.uint8)), options.ignore_label)
+    return Dataset.segmentation(_as_inputs(arrays[inputs], where), masks, names, name=path.stem)
 
 
 def has_test_part(rest: str) -> bool:
@@ -174,5 +200,5 @@ def _extra(arrays: dict[str, np.ndarray], used: set[str], size: int) -> dict[str
     return {
         name: torch.from_numpy(values.astype(np.int64))
         for name, values in arrays.items()
-        if name not in used and values.dtype.kind in "iu" and values.ndim >= 1 and len(values) == size
+        if name not in used and name != MASK and values.dtype.kind in "iu" and values.ndim >= 1 and len(values) == size
     }

@@ -15,6 +15,10 @@ class ReadOptions:
     set is read, so that the test split is wanted where a source has one and none is named. memory_limit_bytes: arrays
     above it are refused. not_features: label columns of the training table, which are no features of a test table
     either. left_out: columns of a table that the user wants for no feature; a training table must have them.
+    mask_column: masks beside images, which take the place of labels. ignore_label: value of pixels without a class,
+    besides 255. group_column: the group of each row; group_names: of the training set, when a test set is read.
+    rows: a column and its value, as in split=train, that the rows have. aside: columns that are read for something
+    else, such as groups, and so are no features.
     """
 
     label_column: str | None = None
@@ -26,6 +30,12 @@ class ReadOptions:
     memory_limit_bytes: int = 2 << 30
     not_features: frozenset[str] = frozenset()
     left_out: tuple[str, ...] = ()
+    mask_column: str | None = None
+    ignore_label: int | None = None
+    group_column: str | None = None
+    group_names: tuple[str, ...] = ()
+    rows: str | None = None
+    aside: frozenset[str] = frozenset()
 
 
 def user_path(text: str) -> Path:
@@ -68,7 +78,8 @@ def check_memory(where: str | Path, size: int, limit: int, remedy: str) -> None:
 
 
 def refuse_columns(source: str, options: ReadOptions) -> None:
-    """Raise MissingColumn if a label or clean column was named for a source without columns."""
-    for name, value in (("label", options.label_column), ("clean", options.clean_column)):
+    """Raise MissingColumn if a label, clean or mask column was named for a source without columns."""
+    asked = {"label": options.label_column, "clean": options.clean_column, "mask": options.mask_column}
+    for name, value in asked.items():
         if value is not None:
             raise MissingColumn(f"{source} has no columns, so there is no {name} column '{value}'.")

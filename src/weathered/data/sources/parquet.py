@@ -28,7 +28,9 @@ from weathered.data.sources.arrow import (
     read_labels,
     table_dataset,
 )
+from weathered.data.sources.columns import as_texts
 from weathered.data.sources.options import ReadOptions, check_memory, existing_file
+from weathered.data.sources.segmentation import masked
 from weathered.data.stream import StreamInputs
 
 HASHED_WHOLE = 1 << 30
@@ -56,6 +58,8 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
             raise DataError(f"{path}: the column '{twice}' occurs twice.")
         features = declared_features(schema)
         image = image_column(schema, features)
+        if options.mask_column is not None:
+            return _masked(path, schema, image, options)
         if image is None:
             return table_dataset(read_columns(path, schema.names, limit), features, options, str(path), path.stem)
         columns: list[str] = [name for name in schema.names if not is_image_type(schema.field(name).type)]
@@ -75,6 +79,19 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
     )
 
 
+def _masked(path: Path, schema: pa.Schema, image: str | None, options: ReadOptions) -> Dataset:
+    """Images with a column of masks; all other columns are not read."""
+    images = [field.name for field in schema if is_image_type(field.type)]
+    mask = choose_column(images, options.mask_column, "mask", str(path))
+    # a column of masks is declared as images too
+    image = image if image != mask else next((name for name in images if name != mask), None)
+    if image is None:
+        raise DataError(f"{path}: besides the masks in '{mask}' there is no column of images.")
+    if options.label_column is not None or options.clean_column is not None:
+        raise DataError(f"{path}: masks take the place of labels; leave --label-column and --clean-column out.")
+    return masked(ParquetImages(path, image), ParquetImages(path, mask), options, path.stem, None)
+
+
 def read_label_columns(rest: str, columns: Sequence[str], class_names: tuple[str, ...]) -> Int[Tensor, "N M"]:
     """See `label_columns`."""
     path = existing_file(rest, "parquet")
@@ -87,6 +104,17 @@ def read_label_columns(rest: str, columns: Sequence[str], class_names: tuple[str
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a parquet file that can be read: {_one_line(error)}.") from error
     return coded_columns(table, columns, declared_features(schema), class_names, str(path))
+
+
+def read_text_column(rest: str, column: str) -> list[str]:
+    """One column as text, '' where it is missing. Raises DataError if it is not there or holds something else."""
+    path = existing_file(rest, "parquet")
+    try:
+        choose_column(pq.read_schema(path).names, column, "such", str(path))
+        table = read_columns(path, [column], LABELS)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a parquet file that can be read: {_one_line(error)}.") from error
+    return as_texts(table[column].to_pylist(), column, path)
 
 
 def read_columns(path: Path, columns: Sequence[str], limit: int) -> pa.Table:

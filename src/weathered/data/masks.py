@@ -1,0 +1,81 @@
+"""Masks: images whose values are the classes of pixels, read as they are and never blended."""
+
+import struct
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from weathered.core.errors import DataError
+from weathered.core.pixels import IGNORE
+from weathered.data.encoded import Encoded
+from weathered.data.images import BROKEN, BadImage, open_image
+
+CHUNK = 128
+
+
+def decode_mask(data: bytes, where: str, image_size: int | None = None) -> np.ndarray:
+    """The classes (H, W) uint8 of the pixels of one mask: grey values, or the numbers of a palette's colours.
+
+    image_size: the centre square in this size, nearest pixel. Raises BadImage naming `where` if the mask is broken,
+    has several channels, or values above 255.
+    """
+    image = open_image(data, where)
+    try:
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            raise BadImage(
+                f"{where}: a mask must be a grey or palette image whose values are classes, this one is {image.mode}; "
+                "map its colours to class numbers first."
+            )
+        if image_size is not None:
+            width, height = image.size
+            side = min(width, height)
+            left, top = (width - side) / 2, (height - side) / 2
+            box = (left, top, left + side, top + side)
+            image = image.resize((image_size, image_size), Image.Resampling.NEAREST, box=box)
+        values = np.asarray(image)
+    except (*BROKEN, IndexError, TypeError, struct.error, Image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise BadImage(f"{where}: the mask is broken: {' '.join(str(error).split())}.") from error
+    if values.dtype != bool and values.size and (values.min() < 0 or values.max() > IGNORE):
+        raise BadImage(f"{where}: classes of pixels must be in [0, {IGNORE}], the mask holds {int(values.max())}.")
+    return values.astype(np.uint8)
+
+
+def decode_masks(encoded: Encoded, image_size: int | None, limit: int) -> UInt8[Tensor, "N H W"]:
+    """All masks of a source in order. limit: of their size in bytes.
+
+    Raises BadImage for one that cannot be read, DataError if sizes differ or all together are above the limit.
+    """
+    masks: np.ndarray | None = None
+    for rows, source in encoded.chunks(np.arange(len(encoded)), CHUNK):
+        for row in rows.tolist():
+            mask = decode_mask(source.read(row), f"{source.where(row)} (mask)", image_size)
+            if masks is None:
+                size = len(encoded) * mask.size
+                if size > limit:
+                    raise DataError(
+                        f"{encoded.where(0)}: the masks take {size >> 20} MiB, the limit is {limit >> 20} MiB; pass a "
+                        "smaller --image-size, or read them in Python with a larger memory_limit_bytes."
+                    )
+                masks = np.empty((len(encoded), *mask.shape), np.uint8)
+            if mask.shape != masks.shape[1:]:
+                first, this = "x".join(map(str, masks.shape[1:])), "x".join(map(str, mask.shape))
+                raise DataError(
+                    f"{source.where(row)}: the mask is {this} pixels, others {first}; pass --image-size to bring them "
+                    "to one size."
+                )
+            masks[row] = mask
+    return torch.from_numpy(masks if masks is not None else np.empty((0, 1, 1), np.uint8))
+
+
+def without_label(masks: UInt8[Tensor, "N H W"], label: int | None) -> UInt8[Tensor, "N H W"]:
+    """The masks with the pixels of one class marked as having none; raises DataError for a label outside [0, 255]."""
+    if label is None:
+        return masks
+    if not 0 <= label <= IGNORE:
+        raise DataError(f"the label to ignore must be in [0, {IGNORE}], got {label}.")
+    return masks.masked_fill(masks == label, IGNORE)

@@ -1,0 +1,93 @@
+"""Columns of a csv or parquet file besides inputs and labels: the groups of rows, and which rows are taken."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from weathered.core.errors import DataError
+from weathered.core.spec import near
+from weathered.data.dataset import Dataset
+from weathered.data.sources.options import ReadOptions
+
+TEXT_READERS = {"csv": "csv_file:read_text_column", "parquet": "parquet:read_text_column"}
+
+
+def parse_rows(text: str) -> tuple[str, str]:
+    """(column, value) of `split=train`. Raises DataError for anything else."""
+    column, sign, value = text.partition("=")
+    if not (sign and column.strip() and value.strip()):
+        raise DataError(f"rows are chosen as in split=train, by a column and its value, got '{text}'.")
+    return column.strip(), value.strip()
+
+
+def aside(options: ReadOptions) -> frozenset[str]:
+    """The columns that say something of rows and so are no features."""
+    chosen = {options.group_column, options.rows and parse_rows(options.rows)[0], *options.aside}
+    return frozenset(column for column in chosen if column)
+
+
+def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions) -> Dataset:
+    """The data set with `group` and `group_names` from the group column, and only the rows that were asked for.
+
+    Groups are numbered in sorted order of their names, numbers before text; those of the training set keep theirs.
+    Raises DataError for a source without columns, a group that is missing, or a value that no row has.
+    """
+    if options.group_column is not None:
+        values = _text_column(source, rest, options.group_column)
+        empty = next((row for row, value in enumerate(values) if not value), None)
+        if empty is not None:
+            raise DataError(
+                f"{dataset.name}: the group in column '{options.group_column}' is missing in row {empty}; fill it in, "
+                "or drop the row."
+            )
+        new = set(values) - set(options.group_names)
+        names = (*options.group_names, *sorted(new, key=_by_number))
+        codes = {name: code for code, name in enumerate(names)}
+        groups = torch.tensor([codes[value] for value in values], dtype=torch.int64)
+        dataset = dataset.replace(extra={**dataset.extra, "group": groups}, group_names=names)
+    if options.rows is None:
+        return dataset
+    column, wanted = parse_rows(options.rows)
+    values = _text_column(source, rest, column)
+    chosen = torch.tensor([value == wanted for value in values], dtype=torch.bool)
+    if not chosen.any():
+        known = sorted(set(values), key=_by_number)
+        listing = ", ".join(f"'{value}'" for value in known[:10]) + (", ..." if len(known) > 10 else "")
+        raise DataError(f"{dataset.name}: no row has {column}={wanted}.{near(wanted, known)} It holds {listing}.")
+    return dataset.select(chosen, f"The {int(chosen.sum())} of {len(values)} rows with {column}={wanted}.")
+
+
+def _by_number(text: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text
+
+
+def _text_column(source: str, rest: str, column: str) -> list[str]:
+    if source not in TEXT_READERS:
+        raise DataError(
+            f"{source} data have no columns to choose rows or groups by; csv and parquet files have, and npz files "
+            "give groups as whole numbers in an array 'group'."
+        )
+    module, _, function = TEXT_READERS[source].partition(":")
+    return getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)(rest, column)
+
+
+def as_texts(values: Sequence[object], column: str, where: str | Path) -> list[str]:
+    """Whole numbers, truth values and text as text, missing ones as ''. Raises DataError for anything else."""
+    texts = []
+    for row, value in enumerate(values):
+        if value is None or value != value:
+            texts.append("")
+        elif isinstance(value, (bool, int, str)):
+            texts.append(str(value).strip())
+        elif isinstance(value, float) and value.is_integer():
+            texts.append(str(int(value)))
+        else:
+            raise DataError(
+                f"{where}: column '{column}' must hold text or whole numbers to choose by, row {row} holds {value!r}."
+            )
+    return texts

@@ -1,0 +1,77 @@
+"""`segmentation:PATH`: images and masks of equal names in the folders `images` and `masks`; masks beside a table."""
+
+from pathlib import Path
+
+from weathered.core.errors import DataError
+from weathered.data.dataset import Dataset
+from weathered.data.encoded import Encoded, FileImages
+from weathered.data.images import SUFFIXES
+from weathered.data.masks import decode_masks, without_label
+from weathered.data.sources.options import ReadOptions, lies_below, refuse_columns, user_path
+from weathered.data.stream import StreamInputs
+
+
+def read_segmentation(rest: str, options: ReadOptions) -> Dataset:
+    """Images below PATH/images with a mask each in PATH/masks, under the same name up to the ending.
+
+    Values of masks are classes, 255 marks pixels without one. A file PATH/classes.txt names the classes, one in each
+    line. Raises DataError for a folder that is missing, an image without a mask, or a link that leads out.
+    """
+    if not rest:
+        raise DataError("'segmentation' needs a path, as in segmentation:PATH.")
+    refuse_columns("segmentation", options)
+    root = user_path(rest)
+    images, masks = (_files(root / name) for name in ("images", "masks"))
+    lost = next((name for name in images if name not in masks), None)
+    if lost is not None:
+        raise DataError(f"{root / 'images' / images[lost]}: there is no mask '{lost}' in {root / 'masks'}.")
+    stems = sorted(images)
+    pictures = FileImages(root, [f"images/{images[stem]}" for stem in stems])
+    labels = FileImages(root, [f"masks/{masks[stem]}" for stem in stems])
+    return masked(pictures, labels, options, root.resolve().name, _class_names(root / "classes.txt"))
+
+
+def masked(
+    images: Encoded, masks: Encoded, options: ReadOptions, name: str, class_names: tuple[str, ...] | None
+) -> Dataset:
+    """Segmentation data from undecoded images and masks, row by row; names of classes are their numbers without any.
+
+    Raises DataError if a mask has a class without a name.
+    """
+    inputs = StreamInputs(images, image_size=options.image_size)
+    decoded = without_label(decode_masks(masks, options.image_size, options.memory_limit_bytes), options.ignore_label)
+    return Dataset.segmentation(inputs, decoded, options.class_names or class_names, name=name)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Stem -> name of the images in a folder, which must be regular files in it. Raises DataError."""
+    try:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder; segmentation data have the folders images and masks.")
+        found: dict[str, str] = {}
+        base = str(folder.resolve())
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            if not lies_below(str(path.resolve()), base):
+                raise DataError(f"{path}: the link leads out of its folder.")
+            if path.stem in found:
+                raise DataError(f"{path}: there is another image of that name, {found[path.stem]}.")
+            found[path.stem] = path.name
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: the folder cannot be read: {error.strerror}.") from error
+    if not found:
+        raise DataError(f"{folder}: there are no images ({', '.join(sorted(SUFFIXES))}).")
+    return found
+
+
+def _class_names(path: Path) -> tuple[str, ...] | None:
+    try:
+        if not path.is_file():
+            return None
+        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the names of the classes cannot be read: {error}.") from error
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: a class is named twice.")
+    return names or None
