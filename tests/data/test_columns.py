@@ -1,0 +1,85 @@
+"""The columns that say something of rows: groups, and which rows are taken."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from weathered.core.errors import DataError
+from weathered.data.sources import load, load_pair
+
+
+def write(path, groups, extra=None, size=12):
+    columns = {
+        "x": np.arange(size, dtype=float),
+        "z": np.arange(size, dtype=float)[::-1],
+        "site": groups,
+        "label": [0, 1] * (size // 2),
+        **(extra or {}),
+    }
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        names = list(columns)
+        lines = [",".join(names)]
+        lines += [",".join("" if columns[n][i] is None else str(columns[n][i]) for n in names) for i in range(size)]
+        path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.fixture(params=[".csv", ".parquet"])
+def path(tmp_path, request):
+    return tmp_path / f"table{request.param}"
+
+
+def test_groups_are_numbered_by_name_and_are_no_features(path):
+    data = load(write(path, ["b", "a", "c"] * 4), group_column="site")
+    assert data.group_names == ("a", "b", "c")
+    assert data.extra["group"].tolist() == [1, 0, 2] * 4
+    assert data.inputs.shape == (2,)
+    assert "group" in data.facts
+
+
+def test_numbers_come_in_their_order(path):
+    data = load(write(path, [10, 9, 2] * 4), group_column="site")
+    assert data.group_names == ("2", "9", "10")
+
+
+def test_both_parts_of_a_split_have_all_names(path):
+    train, test = load_pair(write(path, ["a", "b"] * 6), group_column="site")
+    assert train.group_names == test.group_names == ("a", "b")
+
+
+def test_groups_of_a_test_file_keep_the_numbers_of_training(tmp_path):
+    first = write(tmp_path / "a.csv", ["m", "z"] * 6)
+    second = write(tmp_path / "b.csv", ["a", "m"] * 6)
+    train, test = load_pair(first, second, group_column="site")
+    assert train.group_names == test.group_names == ("m", "z", "a")
+    assert test.extra["group"].tolist() == [2, 0] * 6
+
+
+def test_rows_of_one_file_are_parted_by_a_column(path):
+    where = write(path, ["a", "b"] * 6, {"part": ["train"] * 8 + ["test"] * 4})
+    train, test = load_pair(where, rows="part=train", test_rows="part=test", not_features=("site",))
+    assert (len(train), len(test)) == (8, 4)
+    assert train.inputs.columns == test.inputs.columns == ("x", "z")
+
+
+def test_what_is_missing_is_named(path):
+    with pytest.raises(DataError, match="missing in row 3"):
+        load(write(path, ["a", "b", "a", None] * 3), group_column="site")
+    with pytest.raises(DataError, match="no such column 'place'"):
+        load(write(path, [1, 2, 1] * 4), group_column="place")
+    with pytest.raises(DataError, match="must hold text or whole numbers"):
+        load(write(path, [0.5] * 12), group_column="site")
+
+
+def test_sources_without_columns_are_refused():
+    with pytest.raises(DataError, match="have no columns to choose rows or groups by"):
+        load("digits", group_column="site")
+
+
+def test_a_group_array_of_an_npz_file_needs_no_name(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]), group=np.array([0, 1, 1, 0]))
+    assert torch.equal(load(str(tmp_path / "a.npz")).extra["group"], torch.tensor([0, 1, 1, 0]))

@@ -1,0 +1,98 @@
+"""Segmentation from the command line to the report, and resumed bit for bit."""
+
+import json
+
+import pytest
+import torch
+
+from weathered.__main__ import main
+from weathered.core.settings import Settings
+from weathered.loaded_run import load_run
+from weathered.recipe import DataOptions, Recipe
+from weathered.training import build_run, prepare, train
+
+RECIPE = Recipe(
+    DataOptions(train="shapes:48", validation=0.2),
+    model="unet:width=4,depth=1",
+    use=("ldam", "cdb", "crop-flip"),
+    settings=Settings(epochs=3, batch_size=8, lr=0.05, evaluations=2),
+)
+
+
+def test_a_run_has_overlaps_and_reads_back(tmp_path):
+    folder = train(RECIPE, tmp_path)
+    record = folder.read_json("run.json")
+    assert {"mean IoU", "accuracy", "tail IoU", "expected calibration error"} <= set(record["results"])
+    accuracies = [line["test_accuracy"] for line in folder.metrics() if "test_accuracy" in line]
+    assert accuracies[-1] == pytest.approx(record["results"]["accuracy"]["value"])
+    loaded = load_run(folder.path)
+    logits, labels = loaded.run.outcomes(loaded.splits.test)
+    again = loaded.run.prediction_of(loaded.model)(loaded.splits.test.floats(torch.arange(2)))
+    assert again.shape == (2, 8, 20, 20)
+    assert logits.shape == (len(labels), 8)
+
+
+def test_four_steps_are_two_and_two(tmp_path):
+    whole = build_run(RECIPE, prepare(RECIPE))
+    parted, resumed = (build_run(RECIPE, prepare(RECIPE)) for _ in range(2))
+    from weathered.core.fit import fit
+
+    fit(whole, max_steps=8)
+    fit(parted, max_steps=4)
+    resumed.load_state_dict(parted.state_dict())
+    fit(resumed, max_steps=4)
+    for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_old_recipes_keep_their_names():
+    tree = Recipe().canonical()["data"]
+    assert not {"mask_column", "group_column", "rows", "test_rows", "ignore_label"} & set(tree)
+    assert Recipe(DataOptions(rows="split=train")).canonical()["data"]["rows"] == "split=train"
+
+
+@pytest.fixture
+def weathered(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["weathered", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def test_train_audit_and_report(weathered, tmp_path):
+    small = ("--model", "unet:width=4,depth=1", "--epochs", "1", "--batch-size", "8", "--out", "runs")
+    code, out, _ = weathered("train", "shapes:24", *small)
+    assert code == 0
+    assert "mean IoU" in out
+    run = next((tmp_path / "runs").glob("*/run.json")).parent
+    code, out, _ = weathered("audit", str(run))
+    assert code == 0
+    assert "segmentation" in json.loads((run / "audit.json").read_text())
+    code, _, err = weathered("audit", str(run), "--audits", "accuracy")
+    assert code == 2
+    assert "Use --audits segmentation" in err
+    code, _, err = weathered("report", str(run), "-o", "report.html")
+    assert code == 0, err
+    assert "Overlap by class" in (tmp_path / "report.html").read_text()
+
+
+def test_arms_are_compared_by_overlap(weathered, tmp_path):
+    small = ("--model", "unet:width=4,depth=1", "--epochs", "1", "--batch-size", "8", "--out", "runs")
+    code, out, err = weathered("compare", "shapes:60", *small, "--arms", "ce,class-balanced", "--seeds", "2")
+    assert code == 0, err
+    assert "class-balanced" in out
+    comparison = json.loads(next((tmp_path / "runs").glob("compare-*/comparison.json")).read_text())
+    assert "mean IoU" in json.dumps(comparison)
+
+
+def test_makers_of_labels_are_refused(weathered):
+    code, _, err = weathered("train", "shapes:24", "--model", "unet", "--long-tail", "5")
+    assert code == 2
+    assert "have one for each pixel" in err
