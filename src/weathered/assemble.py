@@ -12,7 +12,7 @@ from weathered.core.spec import as_annotated, check_options, near, option_types,
 from weathered.data.dataset import Dataset
 from weathered.registry import ALIASES, TABLE, TRAINING_SLOTS, Entry
 
-FILLED = ("class_counts", "num_classes")
+FILLED = ("class_counts", "num_classes", "group_counts")
 """Constructor arguments that the data fill; a user never writes them."""
 
 
@@ -95,7 +95,7 @@ def _expand(entry: Entry, options: dict[str, Any]) -> list[Use]:
 
 
 def build(use: Use, dataset: Dataset | None = None) -> Any:
-    """The part a use names. dataset: fills class_counts and num_classes.
+    """The part a use names. dataset: fills class_counts, num_classes and group_counts.
 
     Raises SpecError naming the part if an option is out of range.
     """

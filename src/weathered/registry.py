@@ -98,6 +98,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Kini, NeurIPS 2021", "Scale and shift the logits of each class by how frequent it is.",
     ),
     Entry(
+        "group-vs-loss", "weathered.losses.vs_loss:GroupVSLoss", "loss", (TAIL,),
+        "Kini, NeurIPS 2021", "Scale and shift the logits of each group of samples by its size.", card="vs-loss",
+    ),
+    Entry(
         "bayias", "weathered.losses.bayias:Bayias", "loss", (TAIL, CALIBRATION),
         "Xu, NeurIPS 2021", "Add the log-ratio of training and test prior to the logits in training.",
         card="unimix-bayias",

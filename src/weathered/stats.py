@@ -54,6 +54,20 @@ def proportion_interval(successes: float, n: int, confidence: float = 0.95) -> E
     return Estimate(share, low, high, n)
 
 
+def difference_of_proportions(first: Estimate, second: Estimate) -> Estimate:
+    """first - second for independent shares with Wilson's intervals (Newcombe, Statistics in Medicine 1998, method 10).
+
+    Raises ValueError unless both values lie in their intervals and in [0, 1].
+    """
+    for share in (first, second):
+        if not 0 <= share.low <= share.value <= share.high <= 1:
+            raise ValueError(f"expected a share with an interval around it in [0, 1], got {tuple(share)}")
+    value = first.value - second.value
+    low = value - np.hypot(first.value - first.low, second.high - second.value)
+    high = value + np.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, max(-1.0, float(low)), min(1.0, float(high)), first.n + second.n)
+
+
 def sample_mean_interval(values: np.ndarray, confidence: float = 0.95) -> Estimate:
     """Mean of a per-sample quantity with the normal interval of the central limit theorem."""
     array = np.asarray(values, dtype=float)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from weathered.assemble import Parts, build, build_parts, resolve
 from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
+from weathered.audit.groups import audit_groups
 from weathered.audit.result import AuditResult
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.core.checkpoint import newest_checkpoint, save_weights
@@ -217,12 +218,17 @@ def _write(
 
 
 def standard_audits(test_logits: Tensor, splits: Splits) -> list[AuditResult]:
-    """Accuracy and calibration on the test set, which every run gets."""
+    """Accuracy and calibration on the test set, which every run gets, and groups where there are any."""
     labels, names = truth(splits), splits.test.class_names
-    return [
+    found = [
         audit_accuracy(test_logits, labels, names, train_counts=splits.train.class_counts),
         audit_calibration(test_logits, labels),
     ]
+    if "group" in splits.test.extra and len(splits.test.extra["group"].unique()) > 1:
+        groups, of_group = splits.test.extra["group"], splits.test.names_of_groups
+        trained = torch.bincount(splits.train.extra["group"], minlength=len(of_group))
+        found.append(audit_groups(test_logits, labels, groups, of_group, names, trained))
+    return found
 
 
 PROBABILISTIC = ("confidence", "label_probability", "loss")

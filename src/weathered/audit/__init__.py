@@ -7,9 +7,12 @@ if TYPE_CHECKING:
     from weathered.audit.accuracy import audit_accuracy
     from weathered.audit.calibration import audit_calibration
     from weathered.audit.corruption import audit_corruption
+    from weathered.audit.groups import audit_groups
     from weathered.audit.ood import audit_ood
     from weathered.audit.ood_model import audit_model_ood
     from weathered.audit.result import AuditResult, Chart, Series, Table
+    from weathered.audit.segmentation import audit_segmentation, count_pixels
+    from weathered.audit.selective import audit_selective
     from weathered.audit.sets import audit_sets
 
 __all__ = [
@@ -20,9 +23,13 @@ __all__ = [
     "audit_accuracy",
     "audit_calibration",
     "audit_corruption",
+    "audit_groups",
     "audit_model_ood",
     "audit_ood",
+    "audit_segmentation",
+    "audit_selective",
     "audit_sets",
+    "count_pixels",
 ]
 
 _HOMES = {
@@ -31,7 +38,11 @@ _HOMES = {
     "audit_corruption": "corruption",
     "audit_ood": "ood",
     "audit_model_ood": "ood_model",
+    "audit_groups": "groups",
+    "audit_segmentation": "segmentation",
+    "audit_selective": "selective",
     "audit_sets": "sets",
+    "count_pixels": "segmentation",
 }
 
 

@@ -6,13 +6,13 @@ confidence 0, so that every confidence in [0, 1] falls into exactly one. Limit c
 correctness gives 0; always 1 and always wrong gives 1; one bin gives |accuracy - mean confidence|.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weathered.audit.binning import bin_confidence
+from weathered.audit.classwise_calibration import classwise_calibration
 from weathered.audit.per_sample import per_sample
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.rng import generator
@@ -20,35 +20,6 @@ from weathered.stats import Estimate, proportion_interval, sample_mean_interval
 
 DRAWS_AT_ONCE = 2**21
 """Bootstrap draws held in memory at a time: 16 MiB."""
-
-
-class Bins(NamedTuple):
-    """Bins of confidence: edges (K + 1,) and the bin in [0, K) of each sample, (N,) int64."""
-
-    edges: np.ndarray
-    of_sample: np.ndarray
-
-
-def bin_confidence(confidence: np.ndarray, bins: int = 15, equal_mass: bool = False) -> Bins:
-    """Sort confidences (N,) in [0, 1] into bins (low, high]; the first also holds 0.
-
-    equal_mass: edges at the quantiles of the confidences instead of equal widths. Equal confidences are never
-    split, so there may be fewer bins than asked for.
-    Raises ValueError if there is no confidence, one is outside [0, 1], or bins < 1.
-    """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
-    if not len(confidence) or not (confidence.min() >= 0 and confidence.max() <= 1):
-        raise ValueError("expected at least one confidence, all of them in [0, 1]")
-    edges = np.arange(bins + 1) / bins
-    if equal_mass:
-        edges = np.unique(np.concatenate(([0.0, 1.0], np.quantile(confidence, edges[1:-1], method="inverted_cdf"))))
-        return Bins(edges, np.maximum(np.searchsorted(edges, confidence, side="left") - 1, 0))
-    # the product may round over an edge, which comparing with the edges themselves mends; much faster than a search
-    of_sample = np.maximum(np.ceil(confidence * bins).astype(np.int64) - 1, 0)
-    of_sample -= (confidence <= edges[of_sample]) & (of_sample > 0)
-    of_sample += confidence > edges[of_sample + 1]
-    return Bins(edges, of_sample)
 
 
 def top_label(probabilities: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +99,7 @@ def audit_calibration(
     equal_mass: bool = False,
     resamples: int = 1000,
 ) -> AuditResult:
-    """Expected calibration error, negative log likelihood (nats) and Brier score (0 to 2), with a reliability diagram.
+    """Expected and class-wise calibration error, negative log likelihood (nats), Brier score (0 to 2), and a diagram.
 
     logits (N, C) whose softmax is the model's probability, labels (N,) in [0, C). rng: draws of the bootstrap, on
     the CPU; without one, those of seed 0, so that an audit repeats. bins, equal_mass: see `bin_confidence`.
@@ -138,8 +109,10 @@ def audit_calibration(
     samples = per_sample(logits, labels)
     rng = generator(0, "calibration") if rng is None else rng
     error, perfect = calibration_interval(samples.confidence, samples.correct, rng, bins, equal_mass, resamples)
+    classwise = classwise_calibration(logits, labels, rng, bins, resamples)
     summary = {
         "expected calibration error": error,
+        "class-wise calibration error": classwise.mean,
         "negative log likelihood": sample_mean_interval(samples.loss),
         "Brier score": sample_mean_interval(samples.brier),
     }
@@ -156,6 +129,8 @@ def audit_calibration(
             f"The expected calibration error uses {bins} bins of equal {'mass' if equal_mass else 'width'}, depends on "
             f"that choice and is biased upwards for few samples, because chance within a bin counts as error: with "
             f"these {len(labels)} confidences a perfectly calibrated model would score up to {perfect:.3f}.",
+            f"The class-wise error asks the same of the probability of each class, over {bins} bins of equal width; it "
+            f"is their mean, and the worst class has {classwise.by_class.max():.3f}.",
             "Negative log likelihood and Brier score need no bins; they mix calibration with accuracy.",
         ),
     )

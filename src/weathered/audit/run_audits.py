@@ -11,6 +11,7 @@ from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.certified import audit_certified
 from weathered.audit.corruption import audit_corruption
+from weathered.audit.groups import audit_groups
 from weathered.audit.labels.blocks import Progress
 from weathered.audit.labels.of_run import LabelOptions, audit_run_labels
 from weathered.audit.ood import audit_ood
@@ -18,6 +19,7 @@ from weathered.audit.ood_model import audit_model_ood, build_scores, score_value
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.result import AuditResult
 from weathered.audit.segmentation import audit_segmentation, count_pixels
+from weathered.audit.selective import audit_selective
 from weathered.audit.sets import audit_sets
 from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.predict import device_of, eval_mode
@@ -96,6 +98,21 @@ def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
     _refuse_ridge_scores(runs[0])
     test = _test(runs[0], options)
     return audit_calibration(runs[0].predict(test), test.labels)
+
+
+def groups(runs: Audited, options: AuditOptions) -> AuditResult:
+    test, train = _test(runs[0], options), runs[0].splits.train
+    if "group" not in test.extra:
+        raise DataError(f"{test.name}: there are no groups; train with --group-column to have them audited.")
+    names = test.names_of_groups
+    trained = torch.bincount(train.extra["group"], minlength=len(names))
+    return audit_groups(runs[0].predict(test), test.labels, test.extra["group"], names, test.class_names, trained)
+
+
+def selective(runs: Audited, options: AuditOptions) -> AuditResult:
+    _refuse_ridge_scores(runs[0])
+    test = _test(runs[0], options)
+    return audit_selective(runs[0].predict(test), test.labels)
 
 
 def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
@@ -203,7 +220,9 @@ def default_audits(run: LoadedRun) -> list[str]:
         return ["segmentation"]
     names = ["accuracy"]
     if not isinstance(run.model, AnalyticClassifier):
-        names.append("calibration")
+        names += ["calibration", "selective"]
+    if "group" in run.splits.test.extra:
+        names.append("groups")
     names.append("ood")
     if run.splits.test.is_image:
         names.append("corruption")
@@ -218,5 +237,7 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "certified": certified,
     "labels": labels,
     "sets": sets,
+    "selective": selective,
+    "groups": groups,
     "segmentation": segmentation,
 }

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from weathered.audit.accuracy import TAIL_RATIO, THIRDS, thirds_by_count
-from weathered.audit.calibration import bin_confidence
+from weathered.audit.binning import bin_confidence
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.errors import NonFinite
 from weathered.core.pixels import IGNORE, MASK

@@ -26,6 +26,7 @@ SPELLED = {"acil": ("expansion=512",), "forward-correction": ("noise_rate=0.4",)
 is made for large data, so that it runs in a second."""
 
 COUNTS = "counts = torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20])"
+GROUPS = "group_counts = torch.tensor([900, 100])"
 COSINE = "logits = CosineHead(16, 10)(torch.randn(8, 16))"
 LOGITS = "logits = torch.randn(8, 10, requires_grad=True)"
 CORRECTED = "\n".join(
@@ -40,7 +41,7 @@ LOSS = """
 labels = torch.randint(10, (8,))
 {prepared}
 loss = {part}
-loss(logits, labels).mean().backward()  # one value for each sample
+loss(logits, labels{given}).mean().backward()  # one value for each sample
 """
 TRANSFORM = """
 images, labels = torch.rand(8, 3, 32, 32), torch.randint(10, (8,))
@@ -151,6 +152,8 @@ def snippet(slug: str) -> str:
     prepared = _prepared(entry, part)
     streams = [fact.partition(":")[2] for fact in traits_of(part).needs if fact.startswith("aux:")]
     given = ", aux={" + ", ".join(f'"{name}": other' for name in streams) + "}" if streams else ""
+    if "group" in traits_of(part).needs and entry.slot == "loss":
+        given = ", group=torch.randint(2, (8,))"
     call = _call(entry, part, "train.class_counts" if lines is RUN else "counts")
     body = lines.format(part=call, slot=entry.slot, prepared="\n".join(prepared), given=given).strip()
     body = "\n".join(line for line in body.splitlines() if line)
@@ -171,6 +174,7 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
     """Lines that make what the constructor or the call takes."""
     needed = _required(part)
     lines = [COUNTS] if "class_counts" in needed and KINDS[entry.slot][0] is not RUN else []
+    lines += [GROUPS] if "group_counts" in needed else []
     if "source" in needed or any(fact.startswith("aux:") for fact in traits_of(part).needs):
         lines.append(OTHER)
     if "file" in needed:
@@ -181,7 +185,8 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
 
 
 def _call(entry: Entry, part: Any, counts: str) -> str:
-    given = [counts if name == "class_counts" else f"{name}={ARGUMENTS[name]}" for name in _required(part)]
+    filled = {"class_counts": counts, "group_counts": "group_counts"}
+    given = [filled.get(name) or f"{name}={ARGUMENTS[name]}" for name in _required(part)]
     return f"{entry.class_name}({', '.join([*given, *SPELLED.get(entry.slug, ())])})"
 
 

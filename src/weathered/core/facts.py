@@ -47,7 +47,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "stage_features": "use cnn_small or a timm convolutional network",
         "validation": "hold some out with --validation 0.1",
         "class_counts": "use classification data",
-        "group": "give the data set whole numbers from 0 on as extra['group']",
+        "group": "name the column that holds them with --group-column",
         "vit_tokens": "use a timm vision transformer",
         "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }

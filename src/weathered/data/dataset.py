@@ -112,6 +112,11 @@ class Dataset:
                     f"{self.name}: {column} must be in [{lowest}, {classes - 1}] for {classes} classes, "
                     f"got {int(values[row])} in row {row}."
                 )
+        if "group" in self.extra and size:
+            lowest, highest = (int(end) for end in self.extra["group"].aminmax())
+            if lowest < 0 or (self.group_names and highest >= len(self.group_names)):
+                limit = f"[0, {len(self.group_names) - 1}]" if self.group_names else "0 or above"
+                raise DataError(f"{self.name}: groups must be {limit}, got {lowest} to {highest}.")
         if self.is_segmentation:
             shape = self.inputs.shape
             wrong = check_masks(self.extra[MASK], *shape[-2:], classes) if len(shape) == 3 else "masks need images"
@@ -183,6 +188,18 @@ class Dataset:
         if self.is_segmentation:
             return pixel_counts(self.extra[MASK], self.num_classes)
         return torch.bincount(self.labels, minlength=self.num_classes)
+
+    @property
+    def group_counts(self) -> Int[Tensor, "G"]:
+        """How many samples each group has, (G,) int64. Raises DataError if there are no groups."""
+        if "group" not in self.extra:
+            raise DataError(f"{self.name}: there are no groups; name the column that holds them with --group-column.")
+        return torch.bincount(self.extra["group"], minlength=len(self.group_names))
+
+    @property
+    def names_of_groups(self) -> tuple[str, ...]:
+        """`group_names`, or the numbers of the groups where they have no names."""
+        return self.group_names or tuple(str(g) for g in range(len(self.group_counts)))
 
     @property
     def facts(self) -> set[str]:

@@ -26,6 +26,9 @@ AUDIT_NAMES = {
     "ood": "Out-of-distribution detection",
     "certified": "Certified robustness",
     "sets": "Sets of labels",
+    "selective": "Selective prediction",
+    "groups": "Groups",
+    "segmentation": "Segmentation",
     "incremental": "Learning classes in phases",
 }
 
