@@ -255,7 +255,7 @@ def test_a_table_is_audited_by_what_fits_it(weathered, tmp_path):
     assert code == 0
     code, out, err = weathered("audit", json.loads(out)["run"], "--json")
     assert code == 0, err
-    assert set(json.loads(out)) == {"accuracy", "calibration", "ood"}
+    assert set(json.loads(out)) == {"accuracy", "calibration", "selective", "ood"}
 
 
 def test_a_report_never_replaces_what_is_not_a_file(weathered, tmp_path):
