@@ -217,6 +217,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Pleiss, NeurIPS 2020", "Record how far each label led the other classes while it was trained on.",
     ),
     Entry(
+        "cals", "weathered.terms.cals:CALS", "term", (CALIBRATION, TAIL),
+        "Liu, CVPR 2023", "Penalise logits far below the largest, by weights of the classes learned on held-out data.",
+    ),
+    Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),
         "textbook", "One backward pass, one optimizer step.",
     ),
