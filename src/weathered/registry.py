@@ -205,6 +205,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Kang, ICLR 2020", "Predict with class vectors of one length.",
     ),
     Entry(
+        "ladc", "weathered.procedures.ladc:LADC", "procedure", (TAIL,),
+        "Wang, arXiv 2021", "Late in training the classifier learns alone, on features drawn for rare classes.",
+    ),
+    Entry(
         "odnl", "weathered.procedures.odnl:ODNL", "procedure", (NOISE, OOD),
         "Wei, NeurIPS 2021", "Images of no class under fresh random labels in every step.",
     ),
