@@ -209,6 +209,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Kang, ICLR 2020", "Predict with class vectors of one length.",
     ),
     Entry(
+        "ladc", "weathered.procedures.ladc:LADC", "procedure", (TAIL,),
+        "Wang, arXiv 2021", "Late in training the classifier learns alone, on features drawn for rare classes.",
+    ),
+    Entry(
         "odnl", "weathered.procedures.odnl:ODNL", "procedure", (NOISE, OOD),
         "Wei, NeurIPS 2021", "Images of no class under fresh random labels in every step.",
     ),
@@ -219,6 +223,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "area-under-margin", "weathered.terms.area_under_margin:AreaUnderMargin", "term", (NOISE,),
         "Pleiss, NeurIPS 2020", "Record how far each label led the other classes while it was trained on.",
+    ),
+    Entry(
+        "cals", "weathered.terms.cals:CALS", "term", (CALIBRATION, TAIL),
+        "Liu, CVPR 2023", "Penalise logits far below the largest, by weights of the classes learned on held-out data.",
     ),
     Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),

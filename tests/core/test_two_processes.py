@@ -21,12 +21,14 @@ from weathered.nn.build import build_model
 from weathered.procedures.automix import AutoMix
 from weathered.procedures.co_teaching import CoTeaching
 from weathered.procedures.jocor import JoCoR
+from weathered.procedures.ladc import LADC
 from weathered.procedures.odnl import ODNL
 from weathered.procedures.open_sampling import OpenSampling
 from weathered.procedures.selective_classification import SelectiveClassification
 from weathered.procedures.self_adaptive_trades import SelfAdaptiveTrades
 from weathered.procedures.self_adaptive_training import SelfAdaptiveTraining
 from weathered.terms.area_under_margin import AreaUnderMargin
+from weathered.terms.cals import CALS
 from weathered.weighting.absgd import ABSGD
 from weathered.weighting.drw import DRW
 
@@ -45,6 +47,8 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "odnl": lambda: {"procedure": ODNL(1.0, 16), "aux": AUX},
     "open-sampling": lambda: {"procedure": OpenSampling(torch.tensor(COUNTS), 1.0, aux_batch=16), "aux": AUX},
     "area under the margin": lambda: {"terms": [AreaUnderMargin()]},
+    "cals": lambda: {"terms": [CALS(3, margin=0.2, rho_step=1)], "validation": images()},
+    "ladc": lambda: {"procedure": LADC(0.5)},
     "selective": lambda: {"procedure": SelectiveClassification(0.0, momentum=0.5)},
     "absgd": lambda: {"reweight": ABSGD(0.3, gamma=0.5, rule="effective", class_counts=COUNTS)},
     "drw": lambda: {"reweight": DRW(COUNTS, start=0.3, rule="inverse")},

@@ -18,6 +18,7 @@ from weathered.core.target import Target
 from weathered.data.dataset import Dataset
 from weathered.losses.ldam import LDAM
 from weathered.nn.build import build_model
+from weathered.procedures.odnl import ODNL
 from weathered.procedures.open_sampling import OpenSampling, complementary_distribution
 
 LONG_TAIL = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
@@ -63,9 +64,10 @@ def test_the_example_and_exact_balance():
     assert round(float(10 * gamma.square().sum()), 3) == 1.163
 
 
-def test_the_best_constant_prediction_is_the_squared_distribution():
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_best_constant_prediction_is_the_squared_distribution_and_without_weights_the_distribution(weighted):
     gamma = complementary_distribution(LONG_TAIL)
-    weights = 10 * gamma
+    weights = 10 * gamma if weighted else torch.ones_like(gamma)
     assert_close(weights.mean(), torch.tensor(1.0).double())
     z = torch.zeros(10, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([z], lr=1, max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
@@ -77,7 +79,8 @@ def test_the_best_constant_prediction_is_the_squared_distribution():
         return loss
 
     optimizer.step(expected_loss)
-    assert_close(z.detach().softmax(0), gamma.square() / gamma.square().sum(), atol=1e-5, rtol=0)
+    best = gamma.square() if weighted else gamma
+    assert_close(z.detach().softmax(0), best / best.sum(), atol=1e-5, rtol=0)
 
 
 def test_labels_follow_the_distribution_and_change_with_the_step(images):
@@ -110,6 +113,23 @@ def test_balanced_classes_give_uniform_labels_and_no_weights():
     procedure = OpenSampling(torch.full((5,), 20))
     assert_close(procedure.distribution, torch.full((5,), 0.2).double())
     assert_close(5 * procedure.distribution, torch.ones(5).double())
+
+
+def test_with_balanced_classes_the_term_is_that_of_odnl(images):
+    balanced, uniform = OpenSampling(torch.full((3,), 16), aux_batch=24), ODNL(1.0, 24)
+    run = make(images, balanced)
+    run.begin_step()
+    logits = run.model(run.aux("ood", 24))
+    labels = balanced.draw_labels(run, 24)
+    assert_close(balanced.auxiliary_loss(run, logits, labels), uniform.auxiliary_loss(run, logits, labels))
+    assert not torch.allclose(
+        OpenSampling(torch.tensor([60, 30, 10])).auxiliary_loss(run, logits, labels),
+        uniform.auxiliary_loss(run, logits, labels),
+    )
+    for procedure in (balanced, uniform):
+        drawn = procedure.draw_labels(run, 100_000).bincount(minlength=3)
+        # the 99.9 % point of chi-square with 2 degrees of freedom
+        assert float(((drawn - 100_000 / 3) ** 2 / (100_000 / 3)).sum()) < 13.8
 
 
 def test_eta_zero_is_plain_training(images):

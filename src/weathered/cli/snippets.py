@@ -25,6 +25,12 @@ SPELLED = {"acil": ("expansion=512",), "forward-correction": ("noise_rate=0.4",)
 """Options that a snippet gives besides: one of several that a method needs, or a smaller value than the default, which
 is made for large data, so that it runs in a second."""
 
+SHOWN = {
+    "area-under-margin": "print(term.area[:5])  # one value for each training row",
+    "cals": "print(term.multipliers)  # one value for each class",
+}
+"""The line that shows what a term has after training."""
+
 COUNTS = "counts = torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20])"
 GROUPS = "group_counts = torch.tensor([900, 100])"
 COSINE = "logits = CosineHead(16, 10)(torch.randn(8, 16))"
@@ -35,6 +41,7 @@ CORRECTED = "\n".join(
         'file.write_text("row,old,new\\n0,0,8\\n")  # the first digit, a 0, is said to be an 8',
     ]
 )
+HELD_OUT = "held_out, train = train.select(torch.arange(50)), train.select(torch.arange(50, len(train)))"
 OTHER = "other = Dataset.of(torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8), torch.zeros(50).long())"
 
 LOSS = """
@@ -86,7 +93,7 @@ train, test = load_pair("digits", limit=200)
 {prepared}
 model, term = build_model("cnn_small", train), {part}
 fit(Run(model, train, terms=[term], settings=Settings(epochs=3, batch_size=50){given}))
-print(term.area[:5])  # one value for each training row
+{shown}
 """
 SET = """
 held_out, new = (3 * torch.randn(1000, 10)).double().softmax(1).split(500)
@@ -152,10 +159,12 @@ def snippet(slug: str) -> str:
     prepared = _prepared(entry, part)
     streams = [fact.partition(":")[2] for fact in traits_of(part).needs if fact.startswith("aux:")]
     given = ", aux={" + ", ".join(f'"{name}": other' for name in streams) + "}" if streams else ""
+    given += ", validation=held_out" if HELD_OUT in prepared else ""
     if "group" in traits_of(part).needs and entry.slot == "loss":
         given = ", group=torch.randint(2, (8,))"
     call = _call(entry, part, "train.class_counts" if lines is RUN else "counts")
-    body = lines.format(part=call, slot=entry.slot, prepared="\n".join(prepared), given=given).strip()
+    shown = SHOWN.get(entry.slug, "")
+    body = lines.format(part=call, slot=entry.slot, prepared="\n".join(prepared), given=given, shown=shown).strip()
     body = "\n".join(line for line in body.splitlines() if line)
     extra = ("Dataset",) if OTHER in prepared else ()
     imports = [f"from weathered import {', '.join(sorted({entry.class_name, *names, *extra}))}"]
@@ -177,6 +186,8 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
     lines += [GROUPS] if "group_counts" in needed else []
     if "source" in needed or any(fact.startswith("aux:") for fact in traits_of(part).needs):
         lines.append(OTHER)
+    if "validation" in traits_of(part).needs and "{given}" in KINDS[entry.slot][0]:
+        lines.append(HELD_OUT)
     if "file" in needed:
         lines.append(CORRECTED)
     if entry.slot == "loss":
