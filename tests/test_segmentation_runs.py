@@ -96,3 +96,32 @@ def test_makers_of_labels_are_refused(weathered):
     code, _, err = weathered("train", "shapes:24", "--model", "unet", "--long-tail", "5")
     assert code == 2
     assert "have one for each pixel" in err
+
+
+def test_cals_learns_on_labelled_pixels_alone():
+    recipe = Recipe(
+        DataOptions(train="shapes:40", validation=0.2), model="unet:width=4,depth=1", use=("cals:margin=1",),
+        settings=Settings(epochs=2, batch_size=8),
+    )  # fmt: skip
+    splits = prepare(recipe)
+    assert splits.validation is not None
+    blank = splits.validation.extra["mask"].clone()
+    blank[:, :10] = 255
+    validation = splits.validation.replace(extra={"mask": blank})
+    run = build_run(recipe, splits._replace(validation=validation))
+    (term,) = run.terms
+    term.reset()
+    logits = torch.randn(len(validation), 8, 20, 20)
+    term.update(logits, blank)
+    term.step(1)
+    expected = term.multipliers.clone()
+    term._begin()
+    term.reset()
+    term.update(logits[:, :, 10:])
+    term.step(1)
+
+    torch.testing.assert_close(term.multipliers, expected)
+    from weathered.core.fit import fit
+
+    fit(run)
+    assert (term.multipliers > 1e-6).any()
