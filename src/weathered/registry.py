@@ -205,6 +205,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Kang, ICLR 2020", "Predict with class vectors of one length.",
     ),
     Entry(
+        "risda", "weathered.procedures.risda:RISDA", "procedure", (TAIL,),
+        "Chen, AAAI 2022", "Augment features in closed form by what confusable classes vary in.",
+    ),
+    Entry(
         "odnl", "weathered.procedures.odnl:ODNL", "procedure", (NOISE, OOD),
         "Wei, NeurIPS 2021", "Images of no class under fresh random labels in every step.",
     ),
