@@ -18,9 +18,9 @@ from weathered.verification import Measured
 
 SLUG = "risda"
 SENTENCE = (
-    "On features where each rare class lies beside a frequent one and varies as that does, a linear classifier that "
-    "learns late from features shifted and spread as the confused classes say is more accurate on balanced data than "
-    "one that learns late from class weights alone."
+    "On features where each rare class lies beside a frequent one and varies as that does, a linear classifier trained "
+    "late on augmentations borrowed from confused classes is more accurate on balanced data than one trained late with "
+    "class weights alone."
 )
 DATA = (
     "Gaussian features of 10 dimensions made on the spot: 5 pairs of a class of 200 and a class of 3 training rows, "

@@ -221,6 +221,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Pleiss, NeurIPS 2020", "Record how far each label led the other classes while it was trained on.",
     ),
     Entry(
+        "center-collapse", "weathered.terms.center_collapse:CenterCollapse", "term", (TAIL,),
+        "Zhong, CVPR 2023", "Pull the class means of each batch towards the vertices of a simplex.",
+    ),
+    Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),
         "textbook", "One backward pass, one optimizer step.",
     ),

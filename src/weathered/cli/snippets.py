@@ -25,6 +25,12 @@ SPELLED = {"acil": ("expansion=512",), "forward-correction": ("noise_rate=0.4",)
 """Options that a snippet gives besides: one of several that a method needs, or a smaller value than the default, which
 is made for large data, so that it runs in a second."""
 
+SHOWN = {
+    "area-under-margin": "print(term.area[:5])  # one value for each training row",
+    "center-collapse": "print(term.frame.shape)  # a vertex for each class",
+}
+"""What is left of a term after a run."""
+
 COUNTS = "counts = torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20])"
 COSINE = "logits = CosineHead(16, 10)(torch.randn(8, 16))"
 LOGITS = "logits = torch.randn(8, 10, requires_grad=True)"
@@ -85,7 +91,7 @@ train, test = load_pair("digits", limit=200)
 {prepared}
 model, term = build_model("cnn_small", train), {part}
 fit(Run(model, train, terms=[term], settings=Settings(epochs=3, batch_size=50){given}))
-print(term.area[:5])  # one value for each training row
+{shown}
 """
 SET = """
 held_out, new = (3 * torch.randn(1000, 10)).double().softmax(1).split(500)
@@ -152,7 +158,9 @@ def snippet(slug: str) -> str:
     streams = [fact.partition(":")[2] for fact in traits_of(part).needs if fact.startswith("aux:")]
     given = ", aux={" + ", ".join(f'"{name}": other' for name in streams) + "}" if streams else ""
     call = _call(entry, part, "train.class_counts" if lines is RUN else "counts")
-    body = lines.format(part=call, slot=entry.slot, prepared="\n".join(prepared), given=given).strip()
+    body = lines.format(
+        part=call, slot=entry.slot, prepared="\n".join(prepared), given=given, shown=SHOWN.get(slug, "")
+    ).strip()
     body = "\n".join(line for line in body.splitlines() if line)
     extra = ("Dataset",) if OTHER in prepared else ()
     imports = [f"from weathered import {', '.join(sorted({entry.class_name, *names, *extra}))}"]
