@@ -1,13 +1,14 @@
 """Claim: class means pulled towards a simplex lie further apart (centre collapse, CVPR 2023)."""
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from common import LONG_TAIL, RAREST, LateDrop, accuracy, long_tailed_digits, perceptron, rarest_accuracy
 from weathered.core.fit import fit
+from weathered.core.predict import eval_mode
 from weathered.core.run import Run
 from weathered.data.dataset import Dataset
+from weathered.procedures.base import features_of
 from weathered.terms.center_collapse import CenterCollapse, class_centres
 from weathered.verification import Measured
 
@@ -56,8 +57,8 @@ def measure(seed: int) -> Measured:
 @torch.no_grad()
 def largest_cosine(run: Run, test: Dataset) -> float:
     """Of all pairs of class means, after the average of the means has been taken from each."""
-    model = run.model.eval()
-    features: Tensor = model.forward_features(test.floats(torch.arange(len(test))))
+    with eval_mode(run.model):
+        features = features_of(run, run.model, test.floats(torch.arange(len(test))))
     means, _ = class_centres(features, test.labels)
     unit = F.normalize(means - means.mean(0), dim=1)
     return float((unit @ unit.T).fill_diagonal_(-1).max())

@@ -205,6 +205,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Kang, ICLR 2020", "Predict with class vectors of one length.",
     ),
     Entry(
+        "temperature-scaling", "weathered.procedures.temperature_scaling:TemperatureScaledTraining", "procedure",
+        (CALIBRATION,), "Guo, ICML 2017", "Divide the logits by one number, fitted on validation data.",
+    ),
+    Entry(
         "risda", "weathered.procedures.risda:RISDA", "procedure", (TAIL,),
         "Chen, AAAI 2022", "Augment features in closed form by what confusable classes vary in.",
     ),
@@ -323,6 +327,7 @@ EXPORTS = {
     "fit": "weathered.core.fit:fit",
     "load": "weathered.data.sources:load",
     "load_pair": "weathered.data.sources:load_pair",
+    "TemperatureScaling": "weathered.procedures.temperature_scaling:TemperatureScaling",
     "load_run": "weathered.loaded_run:load_run",
     "train": "weathered.training:train",
     "compare": "weathered.comparison:compare",

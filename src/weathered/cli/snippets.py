@@ -42,6 +42,8 @@ CORRECTED = "\n".join(
 )
 OTHER = "other = Dataset.of(torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8), torch.zeros(50).long())"
 
+HELD_OUT = "held_out, train = train.select(torch.arange(40)), train.select(torch.arange(40, len(train)))"
+
 LOSS = """
 labels = torch.randint(10, (8,))
 {prepared}
@@ -157,6 +159,7 @@ def snippet(slug: str) -> str:
     prepared = _prepared(entry, part)
     streams = [fact.partition(":")[2] for fact in traits_of(part).needs if fact.startswith("aux:")]
     given = ", aux={" + ", ".join(f'"{name}": other' for name in streams) + "}" if streams else ""
+    given += ", validation=held_out" if _validated(entry, part) else ""
     call = _call(entry, part, "train.class_counts" if lines is RUN else "counts")
     body = lines.format(
         part=call, slot=entry.slot, prepared="\n".join(prepared), given=given, shown=SHOWN.get(slug, "")
@@ -183,9 +186,16 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
         lines.append(OTHER)
     if "file" in needed:
         lines.append(CORRECTED)
+    if _validated(entry, part):
+        lines.append(HELD_OUT)
     if entry.slot == "loss":
         lines.append(COSINE if "cosine_head" in traits_of(part).needs else LOGITS)
     return lines
+
+
+def _validated(entry: Entry, part: Any) -> bool:
+    """Whether the lines train a run that must hold validation data."""
+    return KINDS[entry.slot][0] is RUN and "validation" in traits_of(part).needs
 
 
 def _call(entry: Entry, part: Any, counts: str) -> str:
