@@ -24,6 +24,7 @@ CHEAP = {
     "drw": "drw:start=0.0",
     "odnl": "odnl:aux_batch=16",
     "open-sampling": "open-sampling:aux_batch=16",
+    "risda": "risda:start=0.0",
     "self-adaptive-self-supervised": "self-adaptive-self-supervised:hidden=16,size=8",
     "self-adaptive-trades": "self-adaptive-trades:epsilon=0.1,steps=1,start=0.0",
     "self-adaptive-training": "self-adaptive-training:start=0.0",

@@ -213,6 +213,14 @@ ENTRIES: tuple[Entry, ...] = (
         "Wang, arXiv 2021", "Late in training the classifier learns alone, on features drawn for rare classes.",
     ),
     Entry(
+        "temperature-scaling", "weathered.procedures.temperature_scaling:TemperatureScaledTraining", "procedure",
+        (CALIBRATION,), "Guo, ICML 2017", "Divide the logits by one number, fitted on validation data.",
+    ),
+    Entry(
+        "risda", "weathered.procedures.risda:RISDA", "procedure", (TAIL,),
+        "Chen, AAAI 2022", "Augment features in closed form by what confusable classes vary in.",
+    ),
+    Entry(
         "odnl", "weathered.procedures.odnl:ODNL", "procedure", (NOISE, OOD),
         "Wei, NeurIPS 2021", "Images of no class under fresh random labels in every step.",
     ),
@@ -227,6 +235,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "cals", "weathered.terms.cals:CALS", "term", (CALIBRATION, TAIL),
         "Liu, CVPR 2023", "Penalise logits far below the largest, by weights of the classes learned on held-out data.",
+    ),
+    Entry(
+        "center-collapse", "weathered.terms.center_collapse:CenterCollapse", "term", (TAIL,),
+        "Zhong, CVPR 2023", "Pull the class means of each batch towards the vertices of a simplex.",
     ),
     Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),
@@ -327,6 +339,7 @@ EXPORTS = {
     "fit": "weathered.core.fit:fit",
     "load": "weathered.data.sources:load",
     "load_pair": "weathered.data.sources:load_pair",
+    "TemperatureScaling": "weathered.procedures.temperature_scaling:TemperatureScaling",
     "load_run": "weathered.loaded_run:load_run",
     "train": "weathered.training:train",
     "compare": "weathered.comparison:compare",

@@ -28,6 +28,7 @@ is made for large data, so that it runs in a second."""
 SHOWN = {
     "area-under-margin": "print(term.area[:5])  # one value for each training row",
     "cals": "print(term.multipliers)  # one value for each class",
+    "center-collapse": "print(term.frame.shape)  # a vertex for each class",
 }
 """The line that shows what a term has after training."""
 

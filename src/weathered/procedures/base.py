@@ -82,6 +82,14 @@ def features_of(run: Run, network: nn.Module, x: Tensor) -> Float[Tensor, "B D"]
         return timm_like.forward_head(timm_like.forward_features(x), pre_logits=True).float()
 
 
+def replace_classifier(network: nn.Module, classifier: nn.Module) -> None:
+    """Put a classifier in the place of that which the network names by `get_classifier`."""
+    old = cast(Any, network).get_classifier()
+    place = next(name for name, module in network.named_modules() if module is old)
+    parent, _, name = place.rpartition(".")
+    setattr(network.get_submodule(parent), name, classifier)
+
+
 class TwoNetworks(Procedure):
     """Two networks of one architecture under one optimizer; the run's model is the first and the one that predicts.
 

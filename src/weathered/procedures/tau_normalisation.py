@@ -15,7 +15,7 @@ from torch import nn
 
 from weathered.core.facts import Traits
 from weathered.core.procedure import Procedure
-from weathered.procedures.base import check_range
+from weathered.procedures.base import check_range, replace_classifier
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
@@ -52,8 +52,5 @@ class TauNormalisation(Procedure):
 
     def predictor(self, run: Run) -> nn.Module:
         network = copy.deepcopy(run.model)
-        classifier = cast(Any, network).get_classifier()
-        place = next(name for name, module in network.named_modules() if module is classifier)
-        parent, _, name = place.rpartition(".")
-        setattr(network.get_submodule(parent), name, tau_normalised(classifier, self.tau))
+        replace_classifier(network, tau_normalised(cast(Any, network).get_classifier(), self.tau))
         return network
