@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from weathered.core import distributed
 from weathered.core.auxiliary import auxiliary_inputs, check_shapes
 from weathered.core.batch import Batch
+from weathered.core.draws import weighted_rows
 from weathered.core.errors import DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
@@ -347,7 +348,7 @@ class Run:
             return torch.randperm(len(self.train), generator=rng)
         self.used[id(self.sampler)] += 1
         weights = self.sampler.weights(self.train.labels, epoch / self.settings.epochs)
-        return torch.multinomial(weights.double(), len(self.train), replacement=True, generator=rng)
+        return weighted_rows(weights, len(self.train), rng)
 
 
 def _one_device(precision: str) -> Fabric:
