@@ -38,8 +38,8 @@ def rows() -> list[Row]:
     }
     found = []
     for name, (ours, theirs) in pairs.items():
-        mine, peer, plain = (_both_ways(loss, logits, labels) for loss in (ours, theirs, F.cross_entropy))
-        _check(mine, peer)
+        mine, peer, plain = (both_ways(loss, logits, labels) for loss in (ours, theirs, F.cross_entropy))
+        check(mine, peer)
         what = f"{name}, {BATCH}x{CLASSES}"
         found += [
             side_by_side(what, "published formula", mine, peer, 1.0, 40, 5),
@@ -52,7 +52,7 @@ def _mean(loss: Callable[[Tensor, Tensor], Tensor]) -> Mean:
     return lambda logits, labels: loss(logits, labels).mean()
 
 
-def _both_ways(loss: Mean, logits: Tensor, labels: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+def both_ways(loss: Mean, logits: Tensor, labels: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
     def step() -> tuple[Tensor, Tensor]:
         value = loss(logits, labels)
         (gradient,) = torch.autograd.grad(value, logits)
@@ -61,7 +61,7 @@ def _both_ways(loss: Mean, logits: Tensor, labels: Tensor) -> Callable[[], tuple
     return step
 
 
-def _check(ours: Callable[[], tuple[Tensor, Tensor]], theirs: Callable[[], tuple[Tensor, Tensor]]) -> None:
+def check(ours: Callable[[], tuple[Tensor, Tensor]], theirs: Callable[[], tuple[Tensor, Tensor]]) -> None:
     """The same loss and the same gradient."""
     (value, gradient), (peer_value, peer_gradient) = ours(), theirs()
     torch.testing.assert_close(value, peer_value, rtol=1e-4, atol=1e-5)

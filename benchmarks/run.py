@@ -18,6 +18,7 @@ FILES = (
     "acil",
     "mahalanobis",
     "losses",
+    "long_tail",
     "labels",
     "million_rows",
     "review_page",

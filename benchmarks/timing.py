@@ -44,16 +44,16 @@ def side_by_side(
     pairs = []
     for number in range(repeats):
         if number % 2:
-            second, first = _timed(theirs, inner), _timed(ours, inner)
+            second, first = timed(theirs, inner), timed(ours, inner)
         else:
-            first, second = _timed(ours, inner), _timed(theirs, inner)
+            first, second = timed(ours, inner), timed(theirs, inner)
         pairs.append((first, second))
     ratio = statistics.median(second / first for first, second in pairs)
     ours_ms, peer_ms = (1000 * statistics.median(values) / inner for values in zip(*pairs, strict=True))
     return Row(what, peer, ours_ms, peer_ms, ratio, target, repeats)
 
 
-def _timed(function: Callable[[], Any], inner: int) -> float:
+def timed(function: Callable[[], Any], inner: int) -> float:
     begun = time.perf_counter()
     for _ in range(inner):
         function()

@@ -197,7 +197,7 @@ def test_bad_inputs(small_digits):
                 build(gamma, tau)
     with pytest.raises(ValueError, match=r"groups must be in \[0, 2\], got 3"):
         GroupVSLoss(GROUP_COUNTS)(drawn(), LABELS, GROUPS + 1)
-    with pytest.raises(Incompatible, match=r"group.*extra\['group'\]"):
+    with pytest.raises(Incompatible, match="group.*--group-column"):
         Run(lambda seed: build_model("mlp", small_digits, seed=seed), small_digits, loss=GroupVSLoss(GROUP_COUNTS))
 
 

@@ -21,7 +21,9 @@ def weighted_rows(weights: Float[Tensor, "N"], size: int, rng: torch.Generator) 
         return torch.multinomial(wide, size, replacement=True, generator=rng)
     ends = wide.cumsum(0)
     # sums of exponential draws over their total are uniform draws in order, and look-ups in order are fast
-    sums = torch.empty(size + 1, dtype=torch.float64).exponential_(generator=rng).cumsum(0)
-    points = (sums[:-1] / sums[-1] * ends[-1]).clamp_max(torch.nextafter(ends[-1], ends.new_zeros(())))
-    rows = torch.searchsorted(ends, points, right=True)
-    return rows[torch.randperm(size, generator=rng)]
+    sums = torch.rand(size + 1, dtype=torch.float64, generator=rng).neg_().log1p_().neg_().cumsum(0)
+    points = sums[:-1].mul_(ends[-1] / sums[-1]).clamp_max_(torch.nextafter(ends[-1], ends.new_zeros(())))
+    rows = torch.searchsorted(ends, points, right=True, out_int32=len(wide) < 2**31)
+    order = torch.randperm(size, generator=rng, dtype=torch.int32 if size < 2**31 else torch.int64)
+    # NumPy, as torch takes no short positions
+    return torch.from_numpy(rows.numpy()[order.numpy()]).long()

@@ -42,14 +42,17 @@ def ldam(
     if logits.ndim != 2 or logits.shape[1] != len(margins):
         raise ValueError(f"logits must be (B, {len(margins)}), one for each class count, got {tuple(logits.shape)}")
     check_labels(labels, len(margins))
-    largest = float(logits.detach().abs().max()) if logits.numel() else 0.0
+    low, high = (float(end) for end in logits.detach().aminmax()) if logits.numel() else (0.0, 0.0)
+    largest = max(high, -low)
     if largest > 1 + TOLERANCE:
         raise ValueError(
             f"LDAM needs cosines in [-1, 1] as logits, got {largest:.4g} in absolute value; "
             "end the model in a cosine head without a scale (head=cosine)"
         )
     column = labels[:, None]
-    return F.cross_entropy(scale * logits.scatter_add(1, column, -margins.to(logits)[column]), labels, reduction="none")
+    # in place, on the scaled copy: which spares a second copy
+    shifted = (scale * logits).scatter_add_(1, column, -scale * margins.to(logits)[column])
+    return F.cross_entropy(shifted, labels, reduction="none")
 
 
 class LDAM(Part):

@@ -51,7 +51,7 @@ class VSLoss(ShiftedLoss):
 
     def transform_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return wide * along_classes(self.factors, wide) + along_classes(self.offsets, wide)
+        return torch.addcmul(along_classes(self.offsets, wide), wide, along_classes(self.factors, wide))
 
 
 class GroupVSLoss(Part):

@@ -62,10 +62,9 @@ def penalty(
     out of range or another kind. Source: Liu et al., CVPR 2023, and the authors' code for `p2` and `p3`.
     """
     _check(rho, kind)
-    above, below = _sides(h)
     if kind == "phr":
-        # (a^2 - lambda^2) / (2 rho) for a = lambda + rho h, without its difference of squares
-        return torch.where(multipliers + rho * h >= 0, h * (multipliers + rho * h / 2), -(multipliers**2) / (2 * rho))
+        return (torch.addcmul(multipliers, rho, h).clamp_min(0).square() - multipliers**2) / (2 * rho)
+    above, below = _sides(h)
     power = rho**2 * above**3 / 6 if kind == "p2" else 0
     rising = multipliers * above + multipliers * rho * above**2 + power
     return torch.where(h >= 0, rising, multipliers * below / (1 - rho * below))
@@ -76,9 +75,9 @@ def penalty_derivative(
 ) -> Float[Tensor, "..."]:
     """The derivative of `penalty` in h: lambda at h = 0, and never negative. Arguments and errors are the same."""
     _check(rho, kind)
-    above, below = _sides(h)
     if kind == "phr":
         return (multipliers + rho * h).clamp_min(0)
+    above, below = _sides(h)
     power = rho**2 * above**2 / 2 if kind == "p2" else 0
     rising = multipliers + 2 * multipliers * rho * above + power
     return torch.where(h >= 0, rising, multipliers / (1 - rho * below) ** 2)
