@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from sklearn.datasets import load_digits, load_wine
 
 from weathered.data.dataset import Dataset
+
+# how long a test takes depends on what else the machine does
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

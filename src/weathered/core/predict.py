@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,16 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 def device_of(model: nn.Module) -> torch.device:
     """Where the model computes: the device of its first parameter, the CPU without any."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def prediction_of(model: nn.Module, run: Run) -> Callable[[Tensor], Tensor]:
+    """Floats (B, ...) to test-time logits of a network in evaluation mode, at the precision of the run."""
+
+    def predict(x: Tensor) -> Tensor:
+        with torch.no_grad(), eval_mode(model), run.autocast():
+            return run.test_logits(model(run.in_layout(x.to(run.device))).float())
+
+    return predict
 
 
 @torch.no_grad()

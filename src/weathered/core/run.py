@@ -20,13 +20,14 @@ from weathered.core.facts import check, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
 from weathered.core.pixels import MASK, pixel_labels, pixel_logits
 from weathered.core.precision import warn_if_emulated
+from weathered.core.preparation import prepared
 from weathered.core.procedure import Procedure
 from weathered.core.rng import derive_seed, generator
 from weathered.core.roles import Loss, Output, Part, Reweight, Sampler, Stepper, Term, Transform
 from weathered.core.run_state import restore, state_of
 from weathered.core.settings import Settings
 from weathered.core.target import Target
-from weathered.data.dataset import Dataset, as_float
+from weathered.data.dataset import Dataset
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.nn.network import fresh_copy, model_facts, seeded
 from weathered.steppers.plain import Plain
@@ -182,19 +183,7 @@ class Run:
 
     def prepare(self, x: Tensor, labels: Tensor, index: Tensor) -> Batch:
         """A batch on the device with all transforms applied; images become floats before the first that needs it."""
-        extra = {name: column[index].to(self.device) for name, column in self.train.extra.items()}
-        batch = Batch(x.to(self.device), Target.hard(labels.to(self.device)), index.to(self.device), extra)
-        seen: Counter[str] = Counter()
-        for part in self.transforms:
-            if not getattr(part, "accepts_uint8", False):
-                batch = batch.replace(x=as_float(batch.x))
-            name = name_of(part)
-            seen[name] += 1
-            self.used[id(part)] += 1
-            batch = part(batch, self.generator(f"{name}.{seen[name]}"))
-        if MASK in batch.extra:
-            batch = batch.replace(target=Target.hard(pixel_labels(batch.extra[MASK])))
-        return batch.replace(x=self.in_layout(as_float(batch.x)))
+        return prepared(self, x, labels, index)
 
     def in_layout(self, x: Tensor) -> Tensor:
         """Images in the memory layout of the run."""
@@ -317,13 +306,9 @@ class Run:
 
     def prediction_of(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Floats (B, ...) to test-time logits of a network in evaluation mode, at the precision of the run."""
-        from weathered.core.predict import eval_mode
+        from weathered.core.predict import prediction_of
 
-        def predict(x: Tensor) -> Tensor:
-            with torch.no_grad(), eval_mode(model), self.autocast():
-                return self.test_logits(model(self.in_layout(x.to(self.device))).float())
-
-        return predict
+        return prediction_of(model, self)
 
     @torch.no_grad()
     def outcomes(self, dataset: Dataset) -> tuple[Float[Tensor, "M C"], Int[Tensor, "M"]]:
