@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from weathered.assemble import build, build_parts, resolve
-from weathered.core.errors import Incompatible, SpecError
+from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.data.auxiliary import load_auxiliary
 from weathered.data.prepare import Splits
+from weathered.data.sources import load
 from weathered.incremental.recipe_run import base_split, learn_phases
 from weathered.nn.build import build_model
 from weathered.registry import ENTRIES, TRAINING_SLOTS
@@ -41,8 +42,9 @@ def build_run(specs, dataset):
     parts = build_parts(uses, dataset)
 
     def model(seed):
-        return build_model("cnn_small:width=8", dataset, head=parts.head, seed=seed)
+        return build_model(network, dataset, head=parts.head, seed=seed)
 
+    network = "unet:width=8,depth=1" if dataset.is_segmentation else "cnn_small:width=8"
     aux = {"ood": load_auxiliary("gaussian:size=32", dataset, 0)}
     settings = Settings(epochs=1, batch_size=16)
     return Run(model, dataset, validation=dataset, aux=aux, settings=settings, **parts.slots)
@@ -50,7 +52,8 @@ def build_run(specs, dataset):
 
 @pytest.fixture(scope="module")
 def tiny(digits):
-    return digits.select(torch.arange(64))
+    groups = {"group": torch.arange(64) % 2}
+    return digits.select(torch.arange(64)).replace(extra=groups, group_names=("even rows", "odd rows"))
 
 
 @pytest.mark.parametrize("pair", list(combinations_with_replacement(PARTS, 2)), ids="+".join)
@@ -86,6 +89,36 @@ def test_every_part_runs_alone_and_some_pairs_are_refused(tiny):
             assert specs[0] != specs[1], f"{specs[0]} is refused alone"
             refused += 1
     assert 0 < refused < len(PARTS) ** 2 / 2
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    data = load("shapes:120")
+    assert bool((data.class_counts > 0).all())
+    return data
+
+
+ON_PIXELS = {
+    *("cross-entropy", "label-smoothing", "gce", "symmetric-cross-entropy", "forward-correction:noise_rate=0.4"),
+    *("alpha-loss", "logitclip", "logitnorm", "ldam", "focal", "logit-adjustment", "vs-loss", "bayias"),
+    *("drw:start=0.0", "class-balanced", "cdb", "crop-flip", "supervised", "cals", "center-collapse", "plain"),
+}
+"""Parts that work on labels of pixels; all others are refused."""
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_runs_on_pixels_or_is_refused(part, pixels):
+    """Segmentation data: the loss falls within a few steps, or the part says that it needs labels of samples."""
+    if part not in ON_PIXELS:
+        with pytest.raises((Incompatible, DataError), match="one label for each sample|there are no groups"):
+            build_run([part], pixels)
+        return
+    run = build_run([part], pixels)
+    batch = run.prepare(pixels.inputs.fetch(torch.arange(16)), pixels.labels[:16], torch.arange(16))
+    run.model.train()
+    before = float(run.objective(run.forward(batch.x), batch).detach())
+    fit(run, max_steps=7)
+    assert float(run.objective(run.forward(batch.x), batch).detach()) < before
 
 
 @pytest.mark.parametrize("procedure", [e.slug for e in ENTRIES if e.slot == "procedure"])

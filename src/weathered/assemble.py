@@ -152,6 +152,11 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
     """
     slots: dict[str, Any] = {"transforms": [], "terms": []}
     learner = next((use.slug for use in uses if use.entry.slot == "learner"), None)
+    if learner and dataset.is_segmentation:
+        raise Incompatible(
+            f"{learner} works on one label for each sample, but these data have one for each pixel. Remove it, or use "
+            "classification data."
+        )
     for use in uses:
         slot = use.entry.slot
         if slot == "learner":
