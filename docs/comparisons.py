@@ -20,12 +20,17 @@ KEPT = Path(__file__).parents[1] / "claims" / "comparisons"
 MEMORISED = "wrong labels memorised"
 SUSCEPTIBILITY = "susceptibility"
 COLUMNS = {
+    "mean IoU": "{:.4f}",
     "accuracy": "{:.4f}",
     "balanced accuracy": "{:.4f}",
-    "head": "{:.3f}",
-    "middle": "{:.3f}",
-    "tail": "{:.3f}",
+    "head accuracy": "{:.3f}",
+    "middle accuracy": "{:.3f}",
+    "tail accuracy": "{:.3f}",
+    "head IoU": "{:.3f}",
+    "middle IoU": "{:.3f}",
+    "tail IoU": "{:.3f}",
     "expected calibration error": "{:.4f}",
+    "class-wise calibration error": "{:.4f}",
     MEMORISED: "{:.3f}",
     SUSCEPTIBILITY: "{:.4f}",
     "seconds": "{:.0f}",
@@ -84,7 +89,8 @@ def page(folder: Path = KEPT) -> str:
 def _blocks(kept: dict[str, Any], name: str) -> list[str]:
     arms, baseline = kept["arms"], kept["baseline"]
     columns = [column for column in COLUMNS if all(column in values for values in arms.values())]
-    metric = "balanced accuracy" if "tail" in columns else "accuracy"
+    ranks = ("mean IoU", "balanced accuracy" if "tail accuracy" in columns else "accuracy")
+    metric = next(name for name in ranks if name in columns)
     means = {arm: {column: mean_interval(values[column]) for column in columns} for arm, values in arms.items()}
     rows = []
     for arm in sorted(arms, key=lambda arm: -means[arm][metric].value):

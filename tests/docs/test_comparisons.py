@@ -59,3 +59,23 @@ def test_every_kept_comparison_has_a_table():
         assert len(kept["seeds"]) >= 3
         assert all(f"| `{arm}` |" in text for arm in kept["arms"])
         assert kept["command"] in text
+
+
+def test_tails_and_pixels_are_ranked_by_what_serves_rare_classes():
+    def record(**values):
+        arms = {"ce": values, "other": {name: [v + 0.1 for v in column] for name, column in values.items()}}
+        return {
+            "arms": arms,
+            "baseline": "ce",
+            "seeds": [0, 1],
+            "versions": {},
+            "title": "T",
+            "command": "c",
+            "note": "",
+        }
+
+    tail = {"accuracy": [0.5, 0.6], "balanced accuracy": [0.4, 0.5], "tail accuracy": [0.1, 0.2]}
+    assert "balanced accuracy against `ce`" in comparisons._blocks(record(**tail), "t")[-1]
+    pixels = {**tail, "mean IoU": [0.3, 0.4]}
+    assert "mean IoU against `ce`" in comparisons._blocks(record(**pixels), "t")[-1]
+    assert "| accuracy against `ce`" in comparisons._blocks(record(accuracy=[0.5, 0.6]), "t")[-1]
