@@ -75,3 +75,26 @@ def test_what_is_missing_is_said(weathered, table):
     assert code == 0, err
     code, _, err = weathered("audit", "plain", "--audits", "groups")
     assert code == 2
+
+
+def test_groups_in_the_test_set_alone_are_audited_without_training_counts(weathered, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60, 2)), rng.integers(0, 2, 60)
+    np.savez(
+        tmp_path / "g.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:], group_test=np.arange(20) % 2
+    )
+    code, out, err = weathered("train", "npz:g.npz", "--model", "mlp", "--epochs", "1", "--out", "runs")
+    assert code == 0, err
+    assert "worst group accuracy" in out
+
+
+def test_the_label_audit_of_data_with_groups_and_rows(weathered, table, tmp_path):
+    text = (tmp_path / table).read_text().splitlines()
+    split = ["part", *("train" if i % 3 else "test" for i in range(len(text) - 1))]
+    (tmp_path / "t.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(text, split, strict=True)) + "\n")
+    chosen = ("--group-column", "site", "--rows", "part=train", "--test-rows", "part=test")
+    code, _, err = weathered("train", "t.csv", "--model", "mlp", "--epochs", "1", "--out", "runs", *chosen)
+    assert code == 0, err
+    run = next((tmp_path / "runs").glob("*/run.json")).parent
+    code, _, err = weathered("audit", str(run), "--audits", "labels", "--folds", "2")
+    assert code == 0, err

@@ -125,3 +125,28 @@ def test_cals_learns_on_labelled_pixels_alone():
 
     fit(run)
     assert (term.multipliers > 1e-6).any()
+
+
+def test_data_that_cannot_be_scored_or_stay_in_place_are_refused(weathered, tmp_path):
+    import numpy as np
+
+    images = np.random.default_rng(0).integers(0, 256, (8, 20, 20, 3), dtype=np.uint8)
+    masks = np.random.default_rng(1).integers(0, 2, (8, 20, 20))
+    np.savez(tmp_path / "a.npz", images=images, masks=masks)
+    np.savez(tmp_path / "b.npz", images=images, masks=np.full_like(masks, 255), class_names=np.array(["0", "1"]))
+    code, _, err = weathered("train", "a.npz", "--test", "b.npz", "--model", "unet")
+    assert code == 2
+    assert "no pixel of the test masks has a class" in err
+    code, _, err = weathered(
+        "train", "shapes:24", "--model", "unet", "--make", "corruption:kind=elastic_transform,severity=5"
+    )
+    assert code == 2
+    assert "moves pixels" in err
+
+
+def test_folds_hold_out_images(tmp_path):
+    recipe = Recipe(DataOptions(train="shapes:24", fold="1/3"), model="unet:width=4,depth=1")
+    splits = prepare(recipe)
+    rows = [set(part.rows_in_source.tolist()) for part in (splits.train, splits.test)]
+    assert len(rows[0]) == pytest.approx(2 * len(rows[1]), abs=2)
+    assert not rows[0] & rows[1]

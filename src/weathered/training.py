@@ -148,6 +148,13 @@ def _train_and_watch(
     return before + time.monotonic() - begun
 
 
+def trained_groups(splits: Splits) -> Tensor | None:
+    """Training samples of each group of the test set, (G,); None if the training set has no groups."""
+    if "group" not in splits.train.extra:
+        return None
+    return torch.bincount(splits.train.extra["group"], minlength=len(splits.test.names_of_groups))
+
+
 def _test_accuracy(run: Run, splits: Splits) -> float:
     if splits.test.is_segmentation:
         return count_pixels(run.prediction_of(run.procedure.predictor(run)), splits.test).accuracy
@@ -226,7 +233,7 @@ def standard_audits(test_logits: Tensor, splits: Splits) -> list[AuditResult]:
     ]
     if "group" in splits.test.extra and len(splits.test.extra["group"].unique()) > 1:
         groups, of_group = splits.test.extra["group"], splits.test.names_of_groups
-        trained = torch.bincount(splits.train.extra["group"], minlength=len(of_group))
+        trained = trained_groups(splits)
         found.append(audit_groups(test_logits, labels, groups, of_group, names, trained))
     return found
 

@@ -154,3 +154,98 @@ def test_generated_shapes_are_the_same_each_time_and_rare_ones_rare():
     for wrong in ("shapes:1", "shapes:many", "shapes:200000"):
         with pytest.raises(DataError, match="a number of images"):
             load(wrong)
+
+
+def test_a_named_mask_column_wins_over_labels_in_the_file(tmp_path):
+    images, masks = np.stack([colour(i) for i in range(4)]), np.stack([classes(i) for i in range(4)])
+    np.savez(tmp_path / "a.npz", images=images, masks=masks, y=np.array([0, 1, 0, 1]))
+    assert load(str(tmp_path / "a.npz"), mask_column="masks").is_segmentation
+    assert not load(str(tmp_path / "a.npz")).is_segmentation
+    with pytest.raises(DataError, match="masks take the place of labels"):
+        load(str(tmp_path / "a.npz"), mask_column="masks", label_column="y")
+
+
+def test_classes_of_a_test_set_must_be_those_of_training(tmp_path):
+    for name, lines in (("a", "road\nsky\ncar\n"), ("b", "sky\ncar\nroad\n"), ("c", "road\n\nsky\ncar\n")):
+        write_pairs(tmp_path / name)
+        (tmp_path / name / "classes.txt").write_text(lines)
+    with pytest.raises(DataError, match="the classes are sky, car, road, those of the training set road, sky, car"):
+        load_pair(f"segmentation:{tmp_path}/a", f"segmentation:{tmp_path}/b")
+    with pytest.raises(DataError, match="line 2 is empty"):
+        load(f"segmentation:{tmp_path}/c")
+
+
+def test_more_classes_than_masks_can_hold(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(256)))
+    with pytest.raises(DataError, match="masks hold at most 255 classes"):
+        load(f"segmentation:{tmp_path}")
+
+
+def test_folders_and_names_that_are_links_out(tmp_path):
+    write_pairs(tmp_path / "outside")
+    inside = tmp_path / "inside"
+    write_pairs(inside)
+    (inside / "classes.txt").symlink_to("/etc/passwd")
+    with pytest.raises(DataError, match="the link leads out"):
+        load(f"segmentation:{inside}")
+    (inside / "classes.txt").unlink()
+    for stem in "abc":
+        (inside / "masks" / f"{stem}.png").unlink()
+    (inside / "masks").rmdir()
+    (inside / "masks").symlink_to(tmp_path / "outside" / "masks")
+    with pytest.raises(DataError, match="the link leads out"):
+        load(f"segmentation:{inside}")
+
+
+def short_png(mask, depth):
+    """A grey PNG of 2 or 4 bits, which Pillow reads but does not write."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    each = 8 // depth
+    rows = b""
+    for row in mask:
+        padded = [*row.tolist(), *[0] * (-len(row) % each)]
+        cells = [padded[i : i + each] for i in range(0, len(padded), each)]
+        rows += b"\0" + bytes(sum(v << (8 - depth * (k + 1)) for k, v in enumerate(cell)) for cell in cells)
+    head = struct.pack(">IIBBBBB", mask.shape[1], mask.shape[0], depth, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_short_values_are_not_spread(tmp_path, depth):
+    mask = classes(0, top=4)
+    path = write_parquet(tmp_path / "a.parquet", [encode(colour(0))], {"mask": cells([short_png(mask, depth)])})
+    assert torch.equal(load(str(path), mask_column="mask").extra["mask"][0], torch.from_numpy(mask))
+
+
+def test_masks_that_lost_values_are_refused(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [encode(colour(0))], {"mask": cells([encode(classes(0), "JPEG")])})
+    with pytest.raises(DataError, match="JPEG files lose some; save it as PNG"):
+        load(str(path), mask_column="mask")
+
+
+def test_black_and_white_masks_are_explained(tmp_path):
+    masks = [np.where(classes(i) > 0, 255, 0).astype(np.uint8) for i in range(4)]
+    path = write_parquet(
+        tmp_path / "a.parquet", [encode(colour(i)) for i in range(4)], {"mask": cells([encode(m) for m in masks])}
+    )
+    with pytest.raises(DataError, match="the value 255 marks pixels without one"):
+        load_pair(str(path), mask_column="mask")
+
+
+def test_images_in_memory_are_resized_with_their_masks():
+    data = load("shapes:10", image_size=10)
+    assert data.inputs.shape == (3, 10, 10)
+    assert data.extra["mask"].shape == (10, 10, 10)
+    small, whole = data.extra["mask"][0], load("shapes:10").extra["mask"][0]
+    assert set(small.unique().tolist()) <= set(whole.unique().tolist())
+
+
+def test_a_value_to_ignore_needs_masks():
+    with pytest.raises(DataError, match="these data have none"):
+        load("digits", ignore_label=3)

@@ -71,3 +71,16 @@ def test_a_margin_loss_trains_on_pixels():
     logits, labels = run.outcomes(data)
     common = F.one_hot(labels, 8).double().mean(0).max()
     assert float((logits.argmax(1) == labels).double().mean()) > float(common) + 0.2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("unet:width=4,depth=6", "does not work on 3x20x20 images"),
+        ("unet:encoder=swin_tiny_patch4_window7_224", "does not work on 3x20x20 images|gives no feature maps"),
+        ("unet:encoder=resnet18,depth=2", "give one of depth and encoder"),
+    ],
+)
+def test_networks_that_do_not_fit_the_images_are_refused(spec, message):
+    with pytest.raises(SpecError, match=message):
+        build_model(spec, load("shapes:4"))

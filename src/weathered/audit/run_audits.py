@@ -30,7 +30,7 @@ from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun
 from weathered.scores.extract import extract
 from weathered.scores.zode import ZODE
-from weathered.training import truth
+from weathered.training import trained_groups, truth
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
 
 
 def groups(runs: Audited, options: AuditOptions) -> AuditResult:
-    test, train = _test(runs[0], options), runs[0].splits.train
+    test = _test(runs[0], options)
     if "group" not in test.extra:
         raise DataError(f"{test.name}: there are no groups; train with --group-column to have them audited.")
     names = test.names_of_groups
-    trained = torch.bincount(train.extra["group"], minlength=len(names))
+    trained = trained_groups(runs[0].splits)
     return audit_groups(runs[0].predict(test), test.labels, test.extra["group"], names, test.class_names, trained)
 
 
@@ -221,7 +221,7 @@ def default_audits(run: LoadedRun) -> list[str]:
     names = ["accuracy"]
     if not isinstance(run.model, AnalyticClassifier):
         names += ["calibration", "selective"]
-    if "group" in run.splits.test.extra:
+    if "group" in run.splits.test.extra and len(run.splits.test.extra["group"].unique()) > 1:
         names.append("groups")
     names.append("ood")
     if run.splits.test.is_image:

@@ -38,14 +38,9 @@ def errors_by_confidence(confidence: np.ndarray, correct: np.ndarray) -> np.ndar
     return (np.bincount(block, weights=errors) / np.bincount(block))[block]
 
 
-def area_under_risk_coverage(errors: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
-    """Mean over k of the mean of the first k errors, in [0, 1], lower is better.
-
-    errors (N,): in the order of confidence. times (..., N): how often each is counted, once by default.
-    """
-    counted = np.ones(len(errors)) if times is None else times
-    risks = np.cumsum(counted * errors, -1) / np.maximum(np.cumsum(counted, -1), 1)
-    return (counted * risks).sum(-1) / counted.sum(-1)
+def area_under_risk_coverage(errors: np.ndarray) -> np.ndarray:
+    """Mean over k of the mean of the first k errors, in [0, 1], lower is better; errors (..., N) by confidence."""
+    return (np.cumsum(errors, -1) / np.arange(1, errors.shape[-1] + 1)).mean(-1)
 
 
 def best_area(error_rate: np.ndarray | float, size: int) -> np.ndarray:
@@ -77,11 +72,11 @@ def audit_selective(
     at_once = max(1, DRAWS_AT_ONCE // size)
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
-        drawn = torch.randint(size, (rows, size), generator=rng).numpy() + np.arange(rows)[:, None] * size
-        times = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
-        area = area_under_risk_coverage(errors, times)
-        areas.append(area)
-        excesses.append(area - best_area(times @ errors / size, size))
+        # in order, as confidence is
+        drawn = np.sort(torch.randint(size, (rows, size), generator=rng).numpy(), axis=1)
+        resampled = errors[drawn]
+        areas.append(area_under_risk_coverage(resampled))
+        excesses.append(np.maximum(areas[-1] - best_area(resampled.mean(1), size), 0))
     tails = (1 - level) / 2, (1 + level) / 2
 
     def estimate(value: float, draws: list[np.ndarray]) -> Estimate:

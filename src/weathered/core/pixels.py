@@ -55,6 +55,8 @@ def check_masks(masks: Tensor, height: int, width: int, num_classes: int) -> str
     """What is wrong with masks (N, H, W) uint8 for images of this size, in words; None if nothing is."""
     if masks.dtype != torch.uint8 or masks.ndim != 3:
         return f"masks must be (N, H, W) uint8, got {tuple(masks.shape)} of {masks.dtype}"
+    if num_classes > IGNORE:
+        return f"masks hold at most {IGNORE} classes, as {IGNORE} marks pixels without one, got {num_classes}"
     if masks.shape[1:] != (height, width):
         return f"masks are {masks.shape[1]}x{masks.shape[2]} pixels, the images {height}x{width}"
     beyond = _counts(masks)[num_classes:IGNORE].nonzero()[:, 0]

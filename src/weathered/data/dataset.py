@@ -112,11 +112,13 @@ class Dataset:
                     f"{self.name}: {column} must be in [{lowest}, {classes - 1}] for {classes} classes, "
                     f"got {int(values[row])} in row {row}."
                 )
+        if "group" in self.extra and (self.extra["group"].ndim != 1 or self.extra["group"].is_floating_point()):
+            raise DataError(f"{self.name}: groups must be (N,) whole numbers, got {tuple(self.extra['group'].shape)}.")
         if "group" in self.extra and size:
             lowest, highest = (int(end) for end in self.extra["group"].aminmax())
-            if lowest < 0 or (self.group_names and highest >= len(self.group_names)):
-                limit = f"[0, {len(self.group_names) - 1}]" if self.group_names else "0 or above"
-                raise DataError(f"{self.name}: groups must be {limit}, got {lowest} to {highest}.")
+            if self.group_names and not 0 <= lowest <= highest < len(self.group_names):
+                limit = f"[0, {len(self.group_names) - 1}]"
+                raise DataError(f"{self.name}: groups must be in {limit}, got {lowest} to {highest}.")
         if self.is_segmentation:
             shape = self.inputs.shape
             wrong = check_masks(self.extra[MASK], *shape[-2:], classes) if len(shape) == 3 else "masks need images"
@@ -160,6 +162,9 @@ class Dataset:
                 f"masks must be (N, H, W) uint8, one for each of {len(images)} images, got {tuple(masks.shape)} of "
                 f"{masks.dtype}."
             )
+        height, width = masks.shape[1:]
+        if wrong := check_masks(masks, height, width, len(class_names)):
+            raise DataError(f"{changes.get('name', 'data')}: {wrong}.")
         labels = main_labels(masks, len(class_names))
         extra = {**changes.pop("extra", {}), MASK: masks}
         if not isinstance(images, Tensor):
@@ -194,7 +199,10 @@ class Dataset:
         """How many samples each group has, (G,) int64. Raises DataError if there are no groups."""
         if "group" not in self.extra:
             raise DataError(f"{self.name}: there are no groups; name the column that holds them with --group-column.")
-        return torch.bincount(self.extra["group"], minlength=len(self.group_names))
+        groups = self.extra["group"]
+        if len(groups) and int(groups.min()) < 0:
+            raise DataError(f"{self.name}: groups must be 0 or above, got {int(groups.min())}.")
+        return torch.bincount(groups, minlength=len(self.group_names))
 
     @property
     def names_of_groups(self) -> tuple[str, ...]:

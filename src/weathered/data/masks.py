@@ -20,9 +20,11 @@ def decode_mask(data: bytes, where: str, image_size: int | None = None) -> np.nd
     """The classes (H, W) uint8 of the pixels of one mask: grey values, or the numbers of a palette's colours.
 
     image_size: the centre square in this size, nearest pixel. Raises BadImage naming `where` if the mask is broken,
-    has several channels, or values above 255.
+    has several channels or values above 255, or was compressed with loss.
     """
     image = open_image(data, where)
+    if image.format == "JPEG" or (image.format == "WEBP" and b"VP8 " in data[:16]):
+        raise BadImage(f"{where}: a mask must keep every value, but {image.format} files lose some; save it as PNG.")
     try:
         if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
             raise BadImage(
@@ -42,7 +44,14 @@ def decode_mask(data: bytes, where: str, image_size: int | None = None) -> np.nd
         raise BadImage(f"{where}: the mask is broken: {' '.join(str(error).split())}.") from error
     if values.dtype != bool and values.size and (values.min() < 0 or values.max() > IGNORE):
         raise BadImage(f"{where}: classes of pixels must be in [0, {IGNORE}], the mask holds {int(values.max())}.")
-    return values.astype(np.uint8)
+    values = values.astype(np.uint8)
+    return values // (255 // (2**depth - 1)) if (depth := _short_depth(data)) else values
+
+
+def _short_depth(data: bytes) -> int | None:
+    """The bits of a grey PNG file with 2 or 4, whose values Pillow spreads over the whole range; else None."""
+    grey = data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\0"
+    return data[24] if grey and data[24] in (2, 4) else None
 
 
 def decode_masks(encoded: Encoded, image_size: int | None, limit: int) -> UInt8[Tensor, "N H W"]:
@@ -70,6 +79,13 @@ def decode_masks(encoded: Encoded, image_size: int | None, limit: int) -> UInt8[
                 )
             masks[row] = mask
     return torch.from_numpy(masks if masks is not None else np.empty((0, 1, 1), np.uint8))
+
+
+def agreed_names(training: tuple[str, ...] | None, own: tuple[str, ...] | None, where: str) -> tuple[str, ...] | None:
+    """The names of the training set's classes, for a test set, else its own. Raises DataError if both differ."""
+    if training is not None and own is not None and training != own:
+        raise DataError(f"{where}: the classes are {', '.join(own)}, those of the training set {', '.join(training)}.")
+    return training or own
 
 
 def without_label(masks: UInt8[Tensor, "N H W"], label: int | None) -> UInt8[Tensor, "N H W"]:

@@ -15,6 +15,9 @@ from weathered.data.sources import load_pair, validation_split
 from weathered.data.splits import fold_split
 from weathered.recipe import Recipe, parse_fold
 
+MOVING = ("elastic_transform", "glass_blur")
+"""Corruptions after which pixels lie elsewhere."""
+
 
 class Splits(NamedTuple):
     """Training data as the recipe flawed them, what parts may read during training, and the untouched test set.
@@ -57,10 +60,14 @@ def prepare(recipe: Recipe) -> Splits:
     for use in resolve(options.make):
         if use.entry.slot != "maker":
             raise SpecError(f"{use.slug} is a {use.entry.slot}, not a data maker.")
+        if train.is_segmentation and use.options.get("kind") in MOVING:
+            raise SpecError(f"{use.options['kind']} moves pixels, but masks stay where they are; take another kind.")
         if train.is_segmentation and use.slug != "corruption":
             raise SpecError(f"{use.slug} changes one label for each sample, but these data have one for each pixel.")
         seen[use.slug] += 1
         train = build(use)(train, generator(seed, "maker", use.slug, seen[use.slug]))
+    if test.is_segmentation and not bool(test.class_counts.any()):
+        raise DataError(f"{test.name}: no pixel of the test masks has a class; 255 marks those without one.")
     counts = train.class_counts
     if int((counts > 0).sum()) < 2:
         raise DataError(

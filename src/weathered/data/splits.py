@@ -115,7 +115,8 @@ def fold_split(dataset: Dataset, number: int, folds: int, seed: int) -> tuple[Da
 
     Raises DataError if a class has a single sample or there are fewer rows than folds.
     """
-    refuse_single_samples(dataset.labels, dataset.class_names)
+    if not dataset.is_segmentation:
+        refuse_single_samples(dataset.labels, dataset.class_names)
     if folds > len(dataset):
         raise DataError(f"{dataset.name}: {len(dataset)} rows cannot be parted into {folds} folds.")
     held = stratified_folds(dataset.labels, folds, generator(seed, "folds")) == number

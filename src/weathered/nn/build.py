@@ -48,9 +48,26 @@ def _body(spec: str, dataset: Dataset) -> nn.Module:
     kind = MODELS[name]
     check_options(name, kind, options, hidden=tuple(given))
     try:
-        return kind(**given, **options)
+        body = kind(**given, **options)
     except ValueError as error:
         raise SpecError(f"model {spec}: {error}.") from error
+    if name == "unet":
+        _try_maps(body, spec, shape)
+    return body
+
+
+def _try_maps(body: nn.Module, spec: str, shape: tuple[int, ...]) -> None:
+    """Raise SpecError unless the network takes images of this shape and gives maps of their size."""
+    try:
+        with torch.no_grad():
+            maps = body.eval()(torch.zeros(1, *shape))
+        if maps.shape[2:] != shape[1:]:
+            raise RuntimeError(f"its maps have the size {tuple(maps.shape[2:])}")
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        size = "x".join(map(str, shape))
+        raise SpecError(f"model {spec} does not work on {size} images: {reason}.") from error
+    body.train()
 
 
 def _timm_body(rest: str, dataset: Dataset) -> nn.Module:

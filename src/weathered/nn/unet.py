@@ -41,9 +41,9 @@ class _Encoder(nn.Module):
 class UNet(nn.Module):
     """Logits for each pixel: forward_features (B, num_features, H, W), of the size of the image.
 
-    in_channels: of the images. width >= 4: channels of the largest maps. depth >= 1: how often the size is halved;
-    H and W must be at least 2 ** depth. encoder: name of a timm network whose maps take the place of our own encoder;
-    depth is then its own, and the decoder ends at the size of the image. pretrained: weights from timm.
+    in_channels: of the images. width >= 4: channels of the largest maps. depth >= 1, 3 by default: how often the size
+    is halved; H and W must be at least 2 ** depth. encoder: name of a timm network whose maps take the place of our own
+    encoder; depth is then its own, and the decoder ends at the size of the image. pretrained: weights from timm.
     Raises ValueError for arguments out of range.
     """
 
@@ -51,13 +51,16 @@ class UNet(nn.Module):
         self,
         in_channels: int = 3,
         width: int = 16,
-        depth: int = 3,
+        depth: int | None = None,
         encoder: str | None = None,
         pretrained: bool = False,
     ):
         super().__init__()
         if width < 4:
             raise ValueError(f"width must be at least 4, got {width}")
+        if depth is not None and encoder is not None:
+            raise ValueError("depth is that of the encoder; give one of depth and encoder")
+        depth = 3 if depth is None else depth
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         if pretrained and encoder is None:

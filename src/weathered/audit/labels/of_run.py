@@ -256,6 +256,8 @@ def _to_look_at(recipe: Recipe, train: Dataset, result: AuditResult, features: T
             label_column=recipe.data.label_column,
             clean_column=recipe.data.clean_column,
             not_features=recipe.data.not_features,
+            group_column=recipe.data.group_column,
+            chosen=recipe.data.rows,
         ),
         label=labels,
         suggested=suggested,

@@ -1,6 +1,7 @@
 """Columns of a csv or parquet file besides inputs and labels: the groups of rows, and which rows are taken."""
 
 import importlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions)
         codes = {name: code for code, name in enumerate(names)}
         groups = torch.tensor([codes[value] for value in values], dtype=torch.int64)
         dataset = dataset.replace(extra={**dataset.extra, "group": groups}, group_names=names)
+    elif "group" in dataset.extra:
+        dataset = _numbered(dataset, options.group_names)
     if options.rows is None:
         return dataset
     column, wanted = parse_rows(options.rows)
@@ -59,11 +62,27 @@ def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions)
     return dataset.select(chosen, f"The {int(chosen.sum())} of {len(values)} rows with {column}={wanted}.")
 
 
+def _numbered(dataset: Dataset, known: tuple[str, ...]) -> Dataset:
+    """Groups that came with the data as whole numbers, numbered anew; a column of nearly as many values as rows, or of
+    several numbers each, is no group.
+    """
+    values = dataset.extra["group"]
+    distinct = values.unique() if values.ndim == 1 else values.new_zeros(len(dataset))
+    if 2 * len(distinct) > len(dataset):
+        return dataset.replace(extra={name: column for name, column in dataset.extra.items() if name != "group"})
+    names = (*known, *(str(value) for value in distinct.tolist() if str(value) not in known))
+    place = {name: code for code, name in enumerate(names)}
+    codes = torch.tensor([place[str(value)] for value in distinct.tolist()], dtype=torch.int64)
+    groups = codes[torch.searchsorted(distinct, values)]
+    return dataset.replace(extra={**dataset.extra, "group": groups}, group_names=names)
+
+
 def _by_number(text: str) -> tuple[int, float, str]:
     try:
-        return 0, float(text), text
+        number = float(text)
     except ValueError:
-        return 1, 0.0, text
+        number = math.nan
+    return (0, number, text) if math.isfinite(number) else (1, 0.0, text)
 
 
 def _text_column(source: str, rest: str, column: str) -> list[str]:

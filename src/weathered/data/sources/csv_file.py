@@ -67,7 +67,8 @@ def read_label_columns(rest: str, columns: Sequence[str], class_names: tuple[str
 def read_text_column(rest: str, column: str) -> list[str]:
     """One column as text, '' where it is missing. Raises DataError if it is not there or holds something else."""
     path = existing_file(rest, "csv")
-    table = read_table(path)
+    # as text, so that 01 is the same in every file
+    table = read_table(path, as_text=[column])
     refuse_broken_lines(table, [choose_column(table.column_names, column, "such", str(path))], path)
     return as_texts(table[column].to_pylist(), column, path)
 

@@ -17,6 +17,7 @@ from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.encoded import FileImages
 from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
+from weathered.data.resize import resized
 from weathered.data.sources.columns import aside, with_columns
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
@@ -125,8 +126,13 @@ def load_pair(
         label_column, clean_column, None, image_size, root, False, memory_limit_bytes, left_out=not_features,
         mask_column=mask_column, ignore_label=ignore_label, group_column=group_column, rows=rows,
     )  # fmt: skip
-    if test_rows is not None:
-        test_spec = test_spec or spec
+    if test_rows is not None and test_spec is None:
+        if rows is None:
+            raise DataError(
+                f"{spec}: test rows from the training file need --rows as well, as in --rows split=train --test-rows "
+                "split=test, or they would be trained on."
+            )
+        test_spec = spec
     whole = _read(spec, options)
     if not_features and not isinstance(whole.inputs, TableInputs):
         raise DataError(f"{spec}: is no table with named columns, so there are no features to leave out.")
@@ -141,7 +147,12 @@ def load_pair(
         kept, held, note = torch.arange(len(whole)), None, None
         test_options = replace(options, rows=test_rows, group_names=whole.group_names, aside=aside(options))
         test_source = _read_test(test_spec or spec, whole, test_options, test_label_column)
-        whole = whole.replace(group_names=test_source.group_names)
+        if test_source.group_names:
+            whole = whole.replace(group_names=test_source.group_names)
+        if test_spec == spec and rows is not None and test_rows is not None:
+            shared = np.intersect1d(whole.rows_in_source.numpy(), test_source.rows_in_source.numpy())
+            if len(shared):
+                raise DataError(f"{spec}: {len(shared)} rows have {rows} and {test_rows}; no row may be in both sets.")
     _require_all_classes(whole, kept)
     chosen = kept[random_subset(len(kept), limit, seed)]
     everything = len(chosen) == len(whole)
@@ -173,12 +184,19 @@ def row_names(
     label_column: str | None = None,
     clean_column: str | None = None,
     not_features: tuple[str, ...] = (),
+    group_column: str | None = None,
+    chosen: str | None = None,
 ) -> list[str]:
     """What a person calls these rows of a source: the file of an image, relative to its folder, else "row 17".
 
-    label_column, clean_column, not_features: as the source was read with.
+    label_column, clean_column, not_features, group_column: as the source was read with. chosen: its `rows`.
     """
-    options = ReadOptions(root=root, label_column=label_column, clean_column=clean_column, left_out=not_features)
+    options = ReadOptions(
+        root=root, label_column=label_column, clean_column=clean_column, left_out=not_features,
+        group_column=group_column, rows=chosen,
+    )  # fmt: skip
+    # every row has a name, also those that were not chosen
+    options = replace(options, aside=aside(options), group_column=None, rows=None)
     inputs = _read(spec, options).inputs
     files = (
         inputs.encoded.paths if isinstance(inputs, StreamInputs) and isinstance(inputs.encoded, FileImages) else None
@@ -253,7 +271,11 @@ def _empty_classes_note(dataset: Dataset, part: str) -> str | None:
 def _require_all_classes(dataset: Dataset, index: torch.Tensor) -> None:
     counts = dataset.select(index).class_counts
     if int((counts > 0).sum()) < 2:
-        raise DataError(f"{dataset.name}: training needs at least two classes, all rows have the same label.")
+        why = (
+            "all pixels that have a class have the same" if dataset.is_segmentation else "all rows have the same label"
+        )
+        more = "; the value 255 marks pixels without one" if dataset.is_segmentation else ""
+        raise DataError(f"{dataset.name}: training needs at least two classes, {why}{more}.")
     if (counts == 0).any() and not dataset.is_segmentation:
         empty = dataset.class_names[int((counts == 0).nonzero()[0])]
         raise DataError(f"{dataset.name}: the class '{empty}' has no row; remove it from the class names.")
@@ -266,21 +288,11 @@ def _read(spec: str, options: ReadOptions) -> Dataset:
     dataset = reader(rest, replace(options, aside=aside(options)))
     if not len(dataset):
         raise DataError(f"{spec}: there are no rows.")
-    if options.image_size is not None and isinstance(dataset.inputs, MemoryInputs) and dataset.is_image:
-        dataset = dataset.replace(inputs=MemoryInputs(resized(dataset.inputs.tensor, options.image_size)))
+    if options.ignore_label is not None and not dataset.is_segmentation:
+        raise DataError(f"{spec}: --ignore-label names a value of masks, but these data have none.")
+    if options.image_size is not None:
+        dataset = resized(dataset, options.image_size)
     return with_columns(dataset.replace(source_rows=torch.arange(len(dataset))), name, rest, options)
-
-
-def resized(images: torch.Tensor, size: int) -> torch.Tensor:
-    """(N, C, H, W) uint8 to (N, C, size, size): the centre square, scaled with antialiasing."""
-    height, width = images.shape[-2:]
-    if (height, width) == (size, size):
-        return images
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = images[..., top : top + side, left : left + side].float()
-    scaled = torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
 def parse_source(spec: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from weathered.core.errors import DataError
 from weathered.core.pixels import IGNORE, MASK
 from weathered.data.dataset import Dataset
 from weathered.data.labels import DEFAULT_COLUMNS, LabelCoder, choose_column
-from weathered.data.masks import without_label
+from weathered.data.masks import agreed_names, without_label
 from weathered.data.sources.npz_keys import INPUT_NAMES, choose_part, names_of, part_and_name, parts_of, place_and_part
 from weathered.data.sources.options import ReadOptions, existing_file
 from weathered.data.sources.tables import TOO_LARGE
@@ -40,8 +40,12 @@ def read_npz(rest: str, options: ReadOptions) -> Dataset:
     if inputs is None:
         listing = ", ".join(arrays) or "nothing"
         raise DataError(f"{where}: none of the arrays {', '.join(INPUT_NAMES)} is there, only {listing}.")
-    mask = options.mask_column or next((name for name in MASK_NAMES if name in arrays), None)
-    if mask is not None and asked == (None, None) and not any(name in arrays for name in DEFAULT_COLUMNS):
+    if options.mask_column is not None and asked != (None, None):
+        raise DataError(f"{where}: masks take the place of labels; leave --label-column and --clean-column out.")
+    unlabelled = asked == (None, None) and not any(name in arrays for name in DEFAULT_COLUMNS)
+    mask = next((name for name in MASK_NAMES if name in arrays), None) if unlabelled else None
+    mask = options.mask_column or mask
+    if mask is not None:
         return _masked(arrays, inputs, mask, options, path, where)
     columns = [name for name in arrays if name not in (inputs, "class_names")]
     label = choose_column(columns, asked[0], "label", where)
@@ -74,7 +78,7 @@ def _masked(
             f"{where}: '{mask}' must hold masks (N, H, W) of whole numbers in [0, 255], got {values.dtype} of shape "
             f"{values.shape}."
         )
-    names = options.class_names or tuple(_class_names(arrays, where) or ()) or None
+    names = agreed_names(options.class_names, tuple(_class_names(arrays, where) or ()) or None, where)
     masks = without_label(torch.from_numpy(values.astype(np.uint8)), options.ignore_label)
     return Dataset.segmentation(_as_inputs(arrays[inputs], where), masks, names, name=path.stem)
 

@@ -6,7 +6,7 @@ from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import Encoded, FileImages
 from weathered.data.images import SUFFIXES
-from weathered.data.masks import decode_masks, without_label
+from weathered.data.masks import agreed_names, decode_masks, without_label
 from weathered.data.sources.options import ReadOptions, lies_below, refuse_columns, user_path
 from weathered.data.stream import StreamInputs
 
@@ -21,14 +21,14 @@ def read_segmentation(rest: str, options: ReadOptions) -> Dataset:
         raise DataError("'segmentation' needs a path, as in segmentation:PATH.")
     refuse_columns("segmentation", options)
     root = user_path(rest)
-    images, masks = (_files(root / name) for name in ("images", "masks"))
+    images, masks = (_files(root, name) for name in ("images", "masks"))
     lost = next((name for name in images if name not in masks), None)
     if lost is not None:
         raise DataError(f"{root / 'images' / images[lost]}: there is no mask '{lost}' in {root / 'masks'}.")
     stems = sorted(images)
     pictures = FileImages(root, [f"images/{images[stem]}" for stem in stems])
     labels = FileImages(root, [f"masks/{masks[stem]}" for stem in stems])
-    return masked(pictures, labels, options, root.resolve().name, _class_names(root / "classes.txt"))
+    return masked(pictures, labels, options, root.resolve().name, _class_names(root))
 
 
 def masked(
@@ -40,21 +40,23 @@ def masked(
     """
     inputs = StreamInputs(images, image_size=options.image_size)
     decoded = without_label(decode_masks(masks, options.image_size, options.memory_limit_bytes), options.ignore_label)
-    return Dataset.segmentation(inputs, decoded, options.class_names or class_names, name=name)
+    names = agreed_names(options.class_names, class_names, name)
+    return Dataset.segmentation(inputs, decoded, names, name=name)
 
 
-def _files(folder: Path) -> dict[str, str]:
-    """Stem -> name of the images in a folder, which must be regular files in it. Raises DataError."""
+def _files(root: Path, name: str) -> dict[str, str]:
+    """Stem -> name of the images in the folder of that name, which lie below the root. Raises DataError."""
+    folder = root / name
     try:
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder; segmentation data have the folders images and masks.")
         found: dict[str, str] = {}
-        base = str(folder.resolve())
+        base = str(root.resolve())
         for path in sorted(folder.iterdir()):
             if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
             if not lies_below(str(path.resolve()), base):
-                raise DataError(f"{path}: the link leads out of its folder.")
+                raise DataError(f"{path}: the link leads out of {root}.")
             if path.stem in found:
                 raise DataError(f"{path}: there is another image of that name, {found[path.stem]}.")
             found[path.stem] = path.name
@@ -65,13 +67,18 @@ def _files(folder: Path) -> dict[str, str]:
     return found
 
 
-def _class_names(path: Path) -> tuple[str, ...] | None:
+def _class_names(root: Path) -> tuple[str, ...] | None:
+    path = root / "classes.txt"
     try:
         if not path.is_file():
             return None
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        if not lies_below(str(path.resolve()), str(root.resolve())):
+            raise DataError(f"{path}: the link leads out of {root}.")
+        names = tuple(line.strip() for line in path.read_text().rstrip().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the names of the classes cannot be read: {error}.") from error
+    if "" in names:
+        raise DataError(f"{path}: line {names.index('') + 1} is empty, but each line names a class.")
     if len(set(names)) < len(names):
         raise DataError(f"{path}: a class is named twice.")
     return names or None
