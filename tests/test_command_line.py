@@ -13,28 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weathered.__main__ import main
 from weathered.cli.commands import compare, train
 from weathered.cli.options import RecipeOptions
 from weathered.core.settings import Settings
 from weathered.recipe import DataOptions, Recipe
-
-
-@pytest.fixture
-def weathered(tmp_path, monkeypatch, capsys):
-    """The command in a folder of its own: arguments -> (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WEATHERED_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["weathered", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def test_the_module_runs_as_a_process_of_its_own():

@@ -5,23 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from weathered.__main__ import main
-
-
-@pytest.fixture
-def weathered(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["weathered", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
-
 
 @pytest.fixture
 def table(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from weathered.__main__ import main
+from weathered.core.predict import outcomes, prediction_of
 from weathered.core.settings import Settings
 from weathered.loaded_run import load_run
 from weathered.recipe import DataOptions, Recipe
@@ -26,8 +26,8 @@ def test_a_run_has_overlaps_and_reads_back(tmp_path):
     accuracies = [line["test_accuracy"] for line in folder.metrics() if "test_accuracy" in line]
     assert accuracies[-1] == pytest.approx(record["results"]["accuracy"]["value"])
     loaded = load_run(folder.path)
-    logits, labels = loaded.run.outcomes(loaded.splits.test)
-    again = loaded.run.prediction_of(loaded.model)(loaded.splits.test.floats(torch.arange(2)))
+    logits, labels = outcomes(loaded.run, loaded.splits.test)
+    again = prediction_of(loaded.model, loaded.run)(loaded.splits.test.floats(torch.arange(2)))
     assert again.shape == (2, 8, 20, 20)
     assert logits.shape == (len(labels), 8)
 
@@ -49,21 +49,6 @@ def test_old_recipes_keep_their_names():
     tree = Recipe().canonical()["data"]
     assert not {"mask_column", "group_column", "rows", "test_rows", "ignore_label"} & set(tree)
     assert Recipe(DataOptions(rows="split=train")).canonical()["data"]["rows"] == "split=train"
-
-
-@pytest.fixture
-def weathered(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["weathered", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def test_train_audit_and_report(weathered, tmp_path):

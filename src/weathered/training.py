@@ -22,8 +22,9 @@ from weathered.core.checkpoint import newest_checkpoint, save_weights
 from weathered.core.distributed import any_process, together
 from weathered.core.errors import WeatheredError
 from weathered.core.fit import fit, parts_of
-from weathered.core.predict import predict_logits
+from weathered.core.predict import predict_logits, prediction_of
 from weathered.core.run import Run
+from weathered.data.dataset import Dataset
 from weathered.data.fingerprint import data_fingerprint
 from weathered.data.prepare import Splits, prepare
 from weathered.incremental.recipe_run import (
@@ -148,16 +149,16 @@ def _train_and_watch(
     return before + time.monotonic() - begun
 
 
-def trained_groups(splits: Splits) -> Tensor | None:
-    """Training samples of each group of the test set, (G,); None if the training set has no groups."""
-    if "group" not in splits.train.extra:
-        return None
-    return torch.bincount(splits.train.extra["group"], minlength=len(splits.test.names_of_groups))
+def group_audit(logits: Tensor, test: Dataset, train: Dataset) -> AuditResult:
+    """The audit of the groups of a test set, with the training samples of each where the training set has groups."""
+    names = test.names_of_groups
+    trained = torch.bincount(train.extra["group"], minlength=len(names)) if "group" in train.extra else None
+    return audit_groups(logits, test.labels, test.extra["group"], names, test.class_names, trained)
 
 
 def _test_accuracy(run: Run, splits: Splits) -> float:
     if splits.test.is_segmentation:
-        return count_pixels(run.prediction_of(run.procedure.predictor(run)), splits.test).accuracy
+        return count_pixels(prediction_of(run.procedure.predictor(run), run), splits.test).accuracy
     return float((run.predict(splits.test).argmax(1) == truth(splits)).double().mean())
 
 
@@ -188,7 +189,7 @@ def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, recor
 def _conclude_segmentation(
     run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], predictor: nn.Module
 ) -> None:
-    predict = run.prediction_of(predictor)
+    predict = prediction_of(predictor, run)
     train, test = (count_pixels(predict, data) for data in (splits.train, splits.test))
     audit = audit_segmentation(test, splits.test.class_names, splits.train.class_counts)
     columns: dict[str, list[np.ndarray]] = {}
@@ -231,10 +232,8 @@ def standard_audits(test_logits: Tensor, splits: Splits) -> list[AuditResult]:
         audit_accuracy(test_logits, labels, names, train_counts=splits.train.class_counts),
         audit_calibration(test_logits, labels),
     ]
-    if "group" in splits.test.extra and len(splits.test.extra["group"].unique()) > 1:
-        groups, of_group = splits.test.extra["group"], splits.test.names_of_groups
-        trained = trained_groups(splits)
-        found.append(audit_groups(test_logits, labels, groups, of_group, names, trained))
+    if splits.test.has_groups:
+        found.append(group_audit(test_logits, splits.test.replace(labels=labels), splits.train))
     return found
 
 

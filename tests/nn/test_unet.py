@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from weathered import LDAM, Dataset, Run, Settings, build_model, fit
 from weathered.core.errors import SpecError
+from weathered.core.predict import outcomes
 from weathered.data.sources import load
 from weathered.nn.heads import CosineHead, PixelLinear
 from weathered.nn.network import model_facts
@@ -68,7 +69,7 @@ def test_a_margin_loss_trains_on_pixels():
     counts = data.class_counts.clamp_min(1)
     model = build_model("unet:width=4,depth=1", data, head="cosine")
     run = fit(Run(model, data, loss=LDAM(counts), settings=Settings(epochs=8, batch_size=8, lr=0.05)))
-    logits, labels = run.outcomes(data)
+    logits, labels = outcomes(run, data)
     common = F.one_hot(labels, 8).double().mean(0).max()
     assert float((logits.argmax(1) == labels).double().mean()) > float(common) + 0.2
 

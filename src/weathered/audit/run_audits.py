@@ -11,7 +11,6 @@ from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.certified import audit_certified
 from weathered.audit.corruption import audit_corruption
-from weathered.audit.groups import audit_groups
 from weathered.audit.labels.blocks import Progress
 from weathered.audit.labels.of_run import LabelOptions, audit_run_labels
 from weathered.audit.ood import audit_ood
@@ -22,7 +21,7 @@ from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.selective import audit_selective
 from weathered.audit.sets import audit_sets
 from weathered.core.errors import DataError, Incompatible, SpecError
-from weathered.core.predict import device_of, eval_mode
+from weathered.core.predict import device_of, eval_mode, prediction_of
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load
@@ -30,7 +29,7 @@ from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun
 from weathered.scores.extract import extract
 from weathered.scores.zode import ZODE
-from weathered.training import trained_groups, truth
+from weathered.training import group_audit, truth
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def segmentation(runs: Audited, options: AuditOptions) -> AuditResult:
     test = _test(runs[0], options, pixels=True)
     if not test.is_segmentation:
         raise DataError(f"{test.name}: the segmentation audit needs labels of pixels, but each sample has one label.")
-    counts = count_pixels(runs[0].run.prediction_of(runs[0].model), test)
+    counts = count_pixels(prediction_of(runs[0].model, runs[0].run), test)
     return audit_segmentation(counts, test.class_names, runs[0].splits.train.class_counts)
 
 
@@ -104,9 +103,7 @@ def groups(runs: Audited, options: AuditOptions) -> AuditResult:
     test = _test(runs[0], options)
     if "group" not in test.extra:
         raise DataError(f"{test.name}: there are no groups; train with --group-column to have them audited.")
-    names = test.names_of_groups
-    trained = trained_groups(runs[0].splits)
-    return audit_groups(runs[0].predict(test), test.labels, test.extra["group"], names, test.class_names, trained)
+    return group_audit(runs[0].predict(test), test, runs[0].splits.train)
 
 
 def selective(runs: Audited, options: AuditOptions) -> AuditResult:
@@ -221,7 +218,7 @@ def default_audits(run: LoadedRun) -> list[str]:
     names = ["accuracy"]
     if not isinstance(run.model, AnalyticClassifier):
         names += ["calibration", "selective"]
-    if "group" in run.splits.test.extra and len(run.splits.test.extra["group"].unique()) > 1:
+    if run.splits.test.has_groups:
         names.append("groups")
     names.append("ood")
     if run.splits.test.is_image:

@@ -40,15 +40,11 @@ def pixel_logits(logits: Float[Tensor, "B C H W"], mask: Integer[Tensor, "B H W"
 
 def pixel_counts(masks: Integer[Tensor, "N H W"], num_classes: int) -> Int[Tensor, "C"]:
     """How many pixels carry each class, (C,) int64."""
-    return _counts(masks)[:num_classes]
-
-
-def _counts(masks: Tensor) -> Int[Tensor, "256"]:
     # a mask at a time, since bincount widens what it counts to int64
     total = torch.zeros(256, dtype=torch.int64)
     for mask in masks:
         total += torch.bincount(mask.flatten().cpu(), minlength=256)
-    return total
+    return total[:num_classes]
 
 
 def check_masks(masks: Tensor, height: int, width: int, num_classes: int) -> str | None:
@@ -59,10 +55,10 @@ def check_masks(masks: Tensor, height: int, width: int, num_classes: int) -> str
         return f"masks hold at most {IGNORE} classes, as {IGNORE} marks pixels without one, got {num_classes}"
     if masks.shape[1:] != (height, width):
         return f"masks are {masks.shape[1]}x{masks.shape[2]} pixels, the images {height}x{width}"
-    beyond = _counts(masks)[num_classes:IGNORE].nonzero()[:, 0]
-    if len(beyond):
-        found = num_classes + int(beyond[0])
-        row = int((masks == found).flatten(1).any(1).nonzero()[0])
+    beyond = ((masks >= num_classes) & (masks != IGNORE)).flatten(1)
+    if beyond.any():
+        row = int(beyond.any(1).nonzero()[0])
+        found = int(masks[row].flatten()[beyond[row]][0])
         return (
             f"the mask of row {row} holds the value {found}, but there are {num_classes} classes; {IGNORE} marks "
             "pixels without one"

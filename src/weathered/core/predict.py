@@ -7,10 +7,11 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from weathered.core.errors import NonFinite
+from weathered.core.pixels import MASK, pixel_labels, pixel_logits
 from weathered.data.dataset import Dataset, as_float
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ def prediction_of(model: nn.Module, run: Run) -> Callable[[Tensor], Tensor]:
             return run.test_logits(model(run.in_layout(x.to(run.device))).float())
 
     return predict
+
+
+@torch.no_grad()
+def outcomes(run: Run, dataset: Dataset) -> tuple[Float[Tensor, "M C"], Int[Tensor, "M"]]:
+    """Test-time logits and labels of all samples of a data set, or of all its labelled pixels, in order."""
+    logits = run.predict(dataset)
+    if not dataset.is_segmentation:
+        return logits, dataset.labels
+    mask = dataset.extra[MASK]
+    return pixel_logits(logits, mask), pixel_labels(mask)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from weathered.core.draws import weighted_rows
 from weathered.core.errors import DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
-from weathered.core.pixels import MASK, pixel_labels, pixel_logits
+from weathered.core.pixels import MASK, pixel_logits
 from weathered.core.precision import warn_if_emulated
 from weathered.core.preparation import prepared
 from weathered.core.procedure import Procedure
@@ -303,21 +303,6 @@ class Run:
     def test_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """Logits whose softmax is the model's probability under the run's loss."""
         return logits_for_test(self.loss_part, logits)
-
-    def prediction_of(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Floats (B, ...) to test-time logits of a network in evaluation mode, at the precision of the run."""
-        from weathered.core.predict import prediction_of
-
-        return prediction_of(model, self)
-
-    @torch.no_grad()
-    def outcomes(self, dataset: Dataset) -> tuple[Float[Tensor, "M C"], Int[Tensor, "M"]]:
-        """Logits and labels of all samples of a data set, or of all labelled pixels, in order."""
-        logits = self.predict(dataset)
-        if not dataset.is_segmentation:
-            return logits, dataset.labels
-        mask = dataset.extra[MASK]
-        return pixel_logits(logits, mask), pixel_labels(mask)
 
     @torch.no_grad()
     def predict(self, dataset: Dataset, batch_size: int = 1024) -> Float[Tensor, "N C"]:

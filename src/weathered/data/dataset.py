@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from weathered.core.errors import DataError
-from weathered.core.pixels import MASK, check_masks, main_labels, pixel_counts
+from weathered.core.pixels import IGNORE, MASK, check_masks, main_labels, pixel_counts
 
 
 class Inputs(Protocol):
@@ -154,7 +154,7 @@ class Dataset:
         Raises DataError for other shapes, or a class without a name.
         """
         if class_names is None:
-            known = masks[masks != 255]
+            known = masks[masks != IGNORE]
             class_names = tuple(str(c) for c in range(int(known.max()) + 1 if len(known) else 0))
         # checked before labels are read off them
         if masks.ndim != 3 or masks.dtype != torch.uint8 or len(masks) != len(images):
@@ -162,9 +162,6 @@ class Dataset:
                 f"masks must be (N, H, W) uint8, one for each of {len(images)} images, got {tuple(masks.shape)} of "
                 f"{masks.dtype}."
             )
-        height, width = masks.shape[1:]
-        if wrong := check_masks(masks, height, width, len(class_names)):
-            raise DataError(f"{changes.get('name', 'data')}: {wrong}.")
         labels = main_labels(masks, len(class_names))
         extra = {**changes.pop("extra", {}), MASK: masks}
         if not isinstance(images, Tensor):
@@ -203,6 +200,11 @@ class Dataset:
         if len(groups) and int(groups.min()) < 0:
             raise DataError(f"{self.name}: groups must be 0 or above, got {int(groups.min())}.")
         return torch.bincount(groups, minlength=len(self.group_names))
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether samples of at least two groups are there."""
+        return "group" in self.extra and len(self.extra["group"].unique()) > 1
 
     @property
     def names_of_groups(self) -> tuple[str, ...]:

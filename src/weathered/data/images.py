@@ -108,7 +108,7 @@ def decode(data: bytes, where: str, channels: int, image_size: int | None = None
             image = ImageOps.exif_transpose(image)
         image = _to_eight_bit(image, "L" if channels == 1 else "RGB", where)
         if image_size is not None:
-            image = _centre_square(image, image_size)
+            image = centre_square(image, image_size)
         return np.asarray(image)
     except (*BROKEN, IndexError, TypeError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
@@ -133,11 +133,12 @@ def _to_eight_bit(image: Image.Image, mode: str, where: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
+def centre_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+    """The largest square in the middle of an image, in (size, size)."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return image.resize((size, size), resample, box=(left, top, left + side, top + side))
 
 
 def _one_line(error: BaseException) -> str:

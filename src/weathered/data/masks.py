@@ -11,7 +11,7 @@ from torch import Tensor
 from weathered.core.errors import DataError
 from weathered.core.pixels import IGNORE
 from weathered.data.encoded import Encoded
-from weathered.data.images import BROKEN, BadImage, open_image
+from weathered.data.images import BROKEN, BadImage, centre_square, open_image
 
 CHUNK = 128
 
@@ -32,11 +32,7 @@ def decode_mask(data: bytes, where: str, image_size: int | None = None) -> np.nd
                 "map its colours to class numbers first."
             )
         if image_size is not None:
-            width, height = image.size
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            box = (left, top, left + side, top + side)
-            image = image.resize((image_size, image_size), Image.Resampling.NEAREST, box=box)
+            image = centre_square(image, image_size, Image.Resampling.NEAREST)
         values = np.asarray(image)
     except (*BROKEN, IndexError, TypeError, struct.error, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):

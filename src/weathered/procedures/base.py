@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from weathered.core import distributed
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits, name_of
+from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
 from weathered.core.roles import Output
 from weathered.core.target import Target
@@ -19,6 +21,9 @@ from weathered.core.target_table import TargetTable, certainty_weights, check_mo
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
+
+CHUNK = 512
+"""Rows whose features are computed at a time."""
 
 PEER = "peer"
 """The name of the second network among the modules of a run."""
@@ -80,6 +85,13 @@ def features_of(run: Run, network: nn.Module, x: Tensor) -> Float[Tensor, "B D"]
     timm_like = cast(Any, network)
     with run.autocast():
         return timm_like.forward_head(timm_like.forward_features(x), pre_logits=True).float()
+
+
+def training_features(run: Run) -> Iterator[tuple[Int[Tensor, "B"], Float[Tensor, "B D"]]]:
+    """Rows and features of all training data, a chunk at a time, in evaluation mode and without transforms."""
+    with torch.no_grad(), eval_mode(run.model):
+        for rows in torch.arange(len(run.train)).split(CHUNK):
+            yield rows, features_of(run, run.model, run.in_layout(run.train.floats(rows).to(run.device)))
 
 
 def replace_classifier(network: nn.Module, classifier: nn.Module) -> None:

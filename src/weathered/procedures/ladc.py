@@ -24,22 +24,17 @@ from torch import Tensor, nn
 from weathered.core import distributed
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
-from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
 from weathered.core.rng import generator
 from weathered.core.roles import Output
 from weathered.core.target import Target
-from weathered.data.dataset import as_float
-from weathered.procedures.base import check_range, features_of
+from weathered.procedures.base import check_range, training_features
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
 
 HEAD_SHARE = 0.4
 """The share of classes that count as frequent where no number of rows is given."""
-
-CHUNK = 1024
-"""Rows whose features are computed at a time."""
 
 
 class ClassGaussians(NamedTuple):
@@ -247,11 +242,7 @@ class LADC(Procedure):
 
     @torch.no_grad()
     def _balance(self, run: Run) -> tuple[Float[Tensor, "M D"], Int[Tensor, "M"]]:
-        chunks = []
-        with eval_mode(run.model):
-            for rows in torch.arange(len(run.train)).split(CHUNK):
-                x = run.in_layout(as_float(run.train.inputs.fetch(rows).to(run.device)))
-                chunks.append(features_of(run, run.model, x).cpu())
+        chunks = [features.cpu() for _, features in training_features(run)]
         # batch statistics, and so features, differ between processes; those of the first predict
         features = run.fabric.broadcast(torch.cat(chunks))
         self.calibration.fit(features, run.train.labels, run.train.num_classes)

@@ -30,7 +30,7 @@ from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
 from weathered.core.roles import Output
 from weathered.data.dataset import Dataset
-from weathered.procedures.base import check_range, features_of
+from weathered.procedures.base import check_range, features_of, training_features
 from weathered.weighting.base import ClassCounts, check_class_counts, check_labels, class_weights
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ GraphData = Literal["train", "validation"]
 
 UNCONFUSED = 0.95
 """Mean diagonal of the graph from which classes have next to nothing to borrow from each other."""
-
-CHUNK = 512
-"""Rows whose features are taken at a time for the class means."""
 
 
 def mean_shift(graph: Float[Tensor, "K K"], means: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
@@ -261,10 +258,8 @@ class RISDA(Procedure):
         if self.best < 0:
             self._measure(run)
         everyone = ClassStatistics(*self.shift.shape, "diagonal", run.device)
-        with torch.no_grad(), eval_mode(run.model):
-            for rows in torch.arange(len(run.train)).split(CHUNK):
-                x = run.in_layout(run.train.floats(rows).to(run.device))
-                everyone.update(features_of(run, run.model, x), run.train.labels[rows].to(run.device))
+        for rows, features in training_features(run):
+            everyone.update(features, run.train.labels[rows].to(run.device))
         self.shift, self.begun = mean_shift(self.confusions, everyone.means), True
         alike = float(self.confusions.diagonal().mean())
         if alike > UNCONFUSED and run.fabric.is_global_zero:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weathered.core.facts import Traits
+from weathered.core.predict import outcomes
 from weathered.core.roles import Part
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class DifficultyPart(Part):
         # run.epoch is the number of epochs that are done by now
         if (run.epoch - 1) % self.every or run.validation is None:
             return
-        logits, labels = run.outcomes(run.validation)
+        logits, labels = outcomes(run, run.validation)
         self.update(self.measured(logits.argmax(1) == labels, labels))
 
     def measured(self, correct: Tensor, labels: Int[Tensor, "M"]) -> Float[Tensor, "C"]:
