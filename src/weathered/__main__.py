@@ -42,8 +42,10 @@ def main() -> None:
             complain(message)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
-        resume = " with --resume" if "train" in arguments[:1] else ""
-        complain(f"stopped; the same command{resume} goes on from here.")
+        if "train" in arguments[:1]:
+            complain("stopped; the same command with --resume goes on from the last checkpoint, or begins without one.")
+        else:
+            complain("stopped; the same command goes on from here.")
         sys.exit(STOPPED)
     except WeatheredError as error:
         if debug:

@@ -7,7 +7,8 @@ from PIL import Image
 from weathered.core.errors import DataError, SpecError
 from weathered.data.dataset import Dataset
 from weathered.data.prepare import prepare
-from weathered.data.sources.load import label_columns, load, row_names
+from weathered.data.sources.load import load
+from weathered.data.sources.rows import label_columns, row_names
 from weathered.data.splits import fold_split
 from weathered.recipe import DataOptions, Recipe
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from weathered.core.errors import DataError
 from weathered.data import load, load_pair
-from weathered.data.sources.load import label_columns, row_names
+from weathered.data.sources.rows import label_columns, row_names
 from weathered.data.splits import random_subset
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weathered.audit.per_sample import check_predictions, per_sample
-from weathered.audit.result import AuditResult, Chart, Series, Table
+from weathered.audit.result import AuditResult, Chart, Series, Table, quoted
 from weathered.stats import Estimate, proportion_interval
 
 TAIL_RATIO = 2
@@ -121,8 +121,7 @@ def audit_accuracy(
 
 
 def _missing_note(missing: list[str], num_classes: int) -> str:
-    listed = ", ".join(f"'{name}'" for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
-    return f"{len(missing)} of {num_classes} classes have no test samples and take part in no mean: {listed}."
+    return f"{len(missing)} of {num_classes} classes have no test samples and take part in no mean: {quoted(missing)}."
 
 
 def _thirds(

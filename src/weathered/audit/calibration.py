@@ -6,6 +6,8 @@ confidence 0, so that every confidence in [0, 1] falls into exactly one. Limit c
 correctness gives 0; always 1 and always wrong gives 1; one bin gives |accuracy - mean confidence|.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -150,14 +152,30 @@ def _direction(confidence: np.ndarray, correct: np.ndarray) -> str:
     )
 
 
-def _reliability(confidence: np.ndarray, correct: np.ndarray, bins: int, equal_mass: bool) -> tuple[Table, Chart]:
+class ReliabilityPoints(NamedTuple):
+    """edges (K + 1,) of the bins; of each bin that holds samples its number, mean confidence and accuracy."""
+
+    edges: np.ndarray
+    filled: np.ndarray
+    confidence: list[float]
+    accuracy: list[Estimate]
+
+
+def reliability_points(
+    confidence: np.ndarray, correct: np.ndarray, bins: int = 15, equal_mass: bool = False
+) -> ReliabilityPoints:
+    """The points of a reliability diagram, accuracies with Wilson's interval; arguments as for `bin_confidence`."""
     edges, place = bin_confidence(confidence, bins, equal_mass)
     counts = np.bincount(place, minlength=len(edges) - 1)
     sums = np.bincount(place, weights=confidence, minlength=len(counts))
     hits = np.bincount(place, weights=correct, minlength=len(counts))
     filled = counts.nonzero()[0]
     accuracy = [proportion_interval(float(hits[b]), int(counts[b])) for b in filled]
-    means = [float(sums[b] / counts[b]) for b in filled]
+    return ReliabilityPoints(edges, filled, [float(sums[b] / counts[b]) for b in filled], accuracy)
+
+
+def _reliability(confidence: np.ndarray, correct: np.ndarray, bins: int, equal_mass: bool) -> tuple[Table, Chart]:
+    edges, filled, means, accuracy = reliability_points(confidence, correct, bins, equal_mass)
     rows = tuple(
         (f"{edges[b]:.3f} to {edges[b + 1]:.3f}", a.n, m, a.value, a.low, a.high)
         for b, a, m in zip(filled, accuracy, means, strict=True)

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weathered.audit.binning import bin_confidence
-from weathered.audit.calibration import calibration_interval
+from weathered.audit.calibration import calibration_interval, reliability_points
 from weathered.audit.per_sample import PerSample, check_predictions, per_sample
-from weathered.audit.result import AuditResult, Chart, Series, Table
+from weathered.audit.result import AuditResult, Chart, Series, Table, quoted
 from weathered.core.rng import generator
 from weathered.stats import Estimate, difference_of_proportions, proportion_interval
 
@@ -96,9 +95,9 @@ def audit_groups(
         )
     notes[0] += "All were picked for being extreme, so that some of the gaps is chance; their intervals ignore that."
     if missing := [group_names[g] for g in range(size) if not counts[g]]:
-        notes.append(f"{len(missing)} of {size} groups have no test samples and take part in nothing: {missing[:5]}.")
+        notes.append(f"{len(missing)} of {size} groups have no test samples and count nowhere: {quoted(missing)}.")
     if unseen := [] if train_counts is None else [group_names[g] for g in range(size) if not int(train_counts[g])]:
-        notes.append(f"{len(unseen)} of {size} groups have no training samples: {unseen[:5]}.")
+        notes.append(f"{len(unseen)} of {size} groups have no training samples: {quoted(unseen)}.")
     return AuditResult(
         audit="groups",
         summary=summary,
@@ -151,18 +150,12 @@ def _recall_table(recall: list[list[Estimate | None]], group_names: Sequence[str
 
 def _reliability(samples: PerSample, member: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Chart:
     """One line for each of the largest groups."""
-    edges, place = bin_confidence(samples.confidence, BINS)
     series = []
     for g in np.argsort(-counts, kind="stable")[:MOST_SERIES]:
         if not counts[g]:
             continue
         chosen = member == g
-        number = np.bincount(place[chosen], minlength=len(edges) - 1)
-        sums = np.bincount(place[chosen], weights=samples.confidence[chosen], minlength=len(number))
-        right = np.bincount(place[chosen], weights=samples.correct[chosen], minlength=len(number))
-        filled = number.nonzero()[0]
-        found = [proportion_interval(float(right[b]), int(number[b])) for b in filled]
-        means = [float(sums[b] / number[b]) for b in filled]
+        _, _, means, found = reliability_points(samples.confidence[chosen], samples.correct[chosen], BINS)
         series.append(
             Series(str(names[g]), means, [e.value for e in found], [e.low for e in found], [e.high for e in found])
         )

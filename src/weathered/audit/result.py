@@ -75,6 +75,11 @@ class AuditResult:
         return plain(tree)
 
 
+def quoted(names: Sequence[str], most: int = 5) -> str:
+    """Names for a sentence: 'a', 'b', ... with dots where there are more than `most`."""
+    return ", ".join(f"'{name}'" for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
 def plain(value: Any) -> Any:
     """A tree of numbers, text, tuples and arrays as JSON can hold it; NaN and infinity become None."""
     if isinstance(value, Mapping):

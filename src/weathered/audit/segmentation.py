@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weathered.audit.accuracy import TAIL_RATIO, THIRDS, thirds_by_count
 from weathered.audit.binning import bin_confidence
-from weathered.audit.result import AuditResult, Chart, Series, Table
+from weathered.audit.result import AuditResult, Chart, Series, Table, quoted
 from weathered.core.errors import NonFinite
 from weathered.core.pixels import IGNORE, MASK
 from weathered.core.rng import generator
@@ -163,7 +163,9 @@ def audit_segmentation(
     ]
     if len(present) < classes:
         missing = [class_names[c] for c in range(classes) if c not in present]
-        notes.append(f"{len(missing)} of {classes} classes occur in no test image and in no prediction: {missing[:5]}.")
+        notes.append(
+            f"{len(missing)} of {classes} classes occur in no test image and no prediction: {quoted(missing)}."
+        )
     summary |= _thirds(train_counts, present, lambda chosen: mean_of(values, chosen), notes)
     summary["expected calibration error"] = estimate(_calibration_error(times, counts.bins))
     direction = {name: name != "expected calibration error" for name in summary}

@@ -13,7 +13,7 @@ from weathered.audit.result import Table
 from weathered.core.errors import DataError, SpecError
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
-from weathered.data.sources.load import label_columns
+from weathered.data.sources.rows import label_columns
 from weathered.data.sources.tables import TableInputs
 from weathered.recipe import DataOptions
 from weathered.stats import Estimate, proportion_interval

@@ -27,7 +27,7 @@ from weathered.core.predict import predict_logits
 from weathered.core.rng import generator
 from weathered.core.spec import near
 from weathered.data.dataset import Dataset
-from weathered.data.sources.load import row_names
+from weathered.data.sources.rows import row_names
 from weathered.data.splits import refuse_single_samples, stratified_folds
 from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun, load_run

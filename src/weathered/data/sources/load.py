@@ -1,20 +1,18 @@
 """load and load_pair: from a spec such as `parquet:PATH` to a Dataset, decoded where it fits."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
 
 from weathered.core.errors import DataError
 from weathered.core.rng import generator
 from weathered.core.spec import near
 from weathered.data.cache import materialise
 from weathered.data.dataset import Dataset, MemoryInputs
-from weathered.data.encoded import FileImages
 from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
 from weathered.data.resize import resized
@@ -40,8 +38,6 @@ READERS = {
     "shapes": "shapes:read_shapes",
 }
 """Source -> module and function, imported when asked for."""
-
-COLUMN_READERS = {"csv": "csv_file:read_label_columns", "parquet": "parquet:read_label_columns"}
 
 
 def load(
@@ -82,7 +78,7 @@ def load(
         label_column, clean_column, class_names, image_size, root, False, memory_limit_bytes,
         mask_column=mask_column, ignore_label=ignore_label, group_column=group_column, rows=rows,
     )  # fmt: skip
-    dataset = _read(spec, options)
+    dataset = read_source(spec, options)
     index = None if limit is None else random_subset(len(dataset), limit, seed)
     dataset = _note_limit(dataset, len(dataset), limit)
     return materialise(dataset, index, skip_bad=skip_bad, cache_dir=cache_dir, memory_limit_bytes=memory_limit_bytes)
@@ -133,7 +129,7 @@ def load_pair(
                 "split=test, or they would be trained on."
             )
         test_spec = spec
-    whole = _read(spec, options)
+    whole = read_source(spec, options)
     if not_features and not isinstance(whole.inputs, TableInputs):
         raise DataError(f"{spec}: is no table with named columns, so there are no features to leave out.")
     missing = None
@@ -177,46 +173,6 @@ def load_pair(
     return train, test.replace(name=f"{test.name} (test)", notes=(*test.notes, note) if note else test.notes)
 
 
-def row_names(
-    spec: str,
-    rows: Sequence[int] | np.ndarray,
-    root: Path | None = None,
-    label_column: str | None = None,
-    clean_column: str | None = None,
-    not_features: tuple[str, ...] = (),
-    group_column: str | None = None,
-    chosen: str | None = None,
-) -> list[str]:
-    """What a person calls these rows of a source: the file of an image, relative to its folder, else "row 17".
-
-    label_column, clean_column, not_features, group_column: as the source was read with. chosen: its `rows`.
-    """
-    options = ReadOptions(
-        root=root, label_column=label_column, clean_column=clean_column, left_out=not_features,
-        group_column=group_column, rows=chosen,
-    )  # fmt: skip
-    # every row has a name, also those that were not chosen
-    options = replace(options, aside=aside(options), group_column=None, rows=None)
-    inputs = _read(spec, options).inputs
-    files = (
-        inputs.encoded.paths if isinstance(inputs, StreamInputs) and isinstance(inputs.encoded, FileImages) else None
-    )
-    return [f"row {row}" if files is None else files[row] for row in np.asarray(rows).tolist()]
-
-
-def label_columns(spec: str, columns: Sequence[str], class_names: tuple[str, ...]) -> Int[torch.Tensor, "N M"]:
-    """The codes of several label columns of a csv or parquet file, (N, M), -1 where one is empty; all else is not read.
-
-    Raises DataError for another source, a column that is not there, or a label in it that is none of the classes.
-    """
-    name, rest = parse_source(spec)
-    if name not in COLUMN_READERS:
-        raise DataError(f"{spec}: label columns are read from {' and '.join(COLUMN_READERS)} files only.")
-    module, _, function = COLUMN_READERS[name].partition(":")
-    read = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
-    return read(rest, columns, class_names)
-
-
 def has_own_test(spec: str) -> bool:
     """Whether a source brings its own test split and no split was named in the spec."""
     name, rest = parse_source(spec)
@@ -232,7 +188,7 @@ def _read_test(spec: str, train: Dataset, options: ReadOptions, label_column: st
     base = replace(options, clean_column=None, class_names=train.class_names, test=True, not_features=labelling)
 
     def read(column: str | None) -> Dataset:
-        return same_columns(_read(spec, replace(base, label_column=column)), train)
+        return same_columns(read_source(spec, replace(base, label_column=column)), train)
 
     if label_column is not None:
         return read(label_column)
@@ -281,7 +237,8 @@ def _require_all_classes(dataset: Dataset, index: torch.Tensor) -> None:
         raise DataError(f"{dataset.name}: the class '{empty}' has no row; remove it from the class names.")
 
 
-def _read(spec: str, options: ReadOptions) -> Dataset:
+def read_source(spec: str, options: ReadOptions) -> Dataset:
+    """A source as its reader gives it, with the columns that say something of rows; images are not decoded yet."""
     name, rest = parse_source(spec)
     module, _, function = READERS[name].partition(":")
     reader: Reader = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
