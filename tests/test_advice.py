@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from weathered.advice import RULES, Situation, advise, command_of, situation_of
+from weathered.arms import parse_arms, plan
 from weathered.audit.labels import audit_labels
-from weathered.comparison import parse_arms, plan
 from weathered.core.errors import DataError
 from weathered.ledger import read_ledger
 from weathered.recipe import DataOptions, Recipe

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weathered
+from weathered.arms import parse_arms
 from weathered.assemble import build, build_parts, entry_of, import_part, resolve
-from weathered.comparison import parse_arms
 from weathered.core.errors import SpecError
 from weathered.core.spec import parameters, parse, render
 from weathered.losses.cross_entropy import LabelSmoothing

@@ -9,9 +9,10 @@ import torch
 
 import weathered
 from weathered.__main__ import main
+from weathered.arms import parse_arms, plan
 from weathered.claim_source import package_digest
 from weathered.cli.running import compare_arms
-from weathered.comparison import comparison_of, parse_arms, plan, read_comparison
+from weathered.comparison import comparison_of, read_comparison
 from weathered.core.errors import WeatheredError
 from weathered.core.settings import Settings
 from weathered.recipe import DataOptions, Recipe

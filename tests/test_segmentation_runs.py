@@ -74,7 +74,10 @@ def test_arms_are_compared_by_overlap(weathered, tmp_path):
     assert code == 0, err
     assert "class-balanced" in out
     comparison = json.loads(next((tmp_path / "runs").glob("compare-*/comparison.json")).read_text())
-    assert "mean IoU" in json.dumps(comparison)
+    assert comparison["metric"] == "mean IoU"
+    means = [row["mean IoU"]["value"] for row in comparison["ranking"]]
+    assert means == sorted(means, reverse=True)
+    assert "test mean IoU after the last epoch" in next((tmp_path / "runs").glob("compare-*/report.html")).read_text()
 
 
 def test_makers_of_labels_are_refused(weathered):

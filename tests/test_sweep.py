@@ -3,13 +3,17 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from weathered.comparison import check_plan, compare, comparison_of, parse_arms, plan, read_comparison
-from weathered.core.errors import SpecError, WeatheredError
+from weathered.arms import parse_arms, plan, refusals
+from weathered.comparison import compare, comparison_of, read_comparison
+from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.core.settings import Settings
 from weathered.loaded_run import load_run
+from weathered.metrics import METRICS
 from weathered.recipe import DataOptions, Recipe
+from weathered.report.collect import report_on_comparison
 from weathered.store import find_runs
 from weathered.sweep import run_all
 from weathered.training import train
@@ -21,6 +25,14 @@ def recipe(**settings) -> Recipe:
         model="mlp:width=32",
         settings=Settings(**{"epochs": 2, "batch_size": 32, **settings}),
     )
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads for one test: sums over threads depend on it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +77,40 @@ def test_runs_given_one_by_one_become_the_same_comparison(compared):
     assert found.seeds == (0, 1)
 
 
-def test_a_worker_gives_the_weights_of_a_run_in_this_process(compared, tmp_path):
+@pytest.mark.parametrize("name", ["balanced accuracy", "expected calibration error", "negative log likelihood"])
+def test_any_figure_of_the_runs_ranks_in_its_own_direction(compared, name):
+    _, out, _ = compared
+    found = compare(recipe(), parse_arms("ce,logitclip,mixup"), (0, 1), out, metric=name)
+    means = [arm.estimate(found.metric).value for arm in found.ranking()]
+    assert means == sorted(means, reverse=METRICS[name].higher_is_better)
+    assert read_comparison(found.path).metric == METRICS[name]
+    page = report_on_comparison(found, out / "report.html").read_text()
+    assert f"test {name} after the last epoch" in page
+
+
+def test_the_direction_of_each_metric_is_that_of_the_audits(compared):
+    result, *_ = compared
+    audits = result.arms[0].folders[0].read_json("audit.json").values()
+    figures = {name: figure for audit in audits for name, figure in audit["summary"].items()}
+    assert len(figures) > 4
+    assert {name: METRICS[name].higher_is_better for name in figures} == {
+        name: figure["higher_is_better"] for name, figure in figures.items()
+    }
+
+
+def test_a_metric_that_is_not_known_or_not_measured_is_refused(compared, tmp_path):
+    _, out, _ = compared
+    with pytest.raises(SpecError, match="no metric 'acuracy'. Did you mean 'accuracy'"):
+        compare(recipe(), parse_arms("ce,logitclip"), (0,), tmp_path, metric="acuracy")
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(DataError, match="not every run of arm 'ce' has the metric 'mean IoU'"):
+        compare(recipe(), parse_arms("ce,logitclip,mixup"), (0, 1), out, metric="mean IoU")
+
+
+def test_a_worker_gives_the_weights_of_a_run_in_this_process(compared, tmp_path, threads):
     result, *_ = compared
     folder = result.arm("logitclip").folders[1]
+    threads(folder.read_json("run.json")["threads"])
     here = train(Recipe.from_tree(folder.read_json("run.json")["recipe"]), tmp_path)
     expected, found = load_file(folder.weights), load_file(here.weights)
     assert all(expected[key].equal(found[key]) for key in expected)
@@ -90,7 +133,7 @@ def test_an_arm_that_cannot_be_built_is_refused_before_any_run(tmp_path):
         compare(recipe(), parse_arms("ce"), (0,), tmp_path)
     with pytest.raises(SpecError, match="baseline 'mixup' is not among the arms"):
         compare(recipe(), parse_arms("ce,logitclip"), (0,), tmp_path, baseline="mixup")
-    check_plan(plan(recipe(), parse_arms("ce,mixup"), (0,)))
+    assert not refusals(plan(recipe(), parse_arms("ce,mixup"), (0,)))
 
 
 def test_a_run_that_diverges_is_reported_and_the_others_are_kept(tmp_path):

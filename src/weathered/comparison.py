@@ -2,28 +2,23 @@
 
 import hashlib
 import json
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from weathered.assemble import entry_of
+from weathered.arms import plan, refusals
 from weathered.audit.result import plain
 from weathered.core.atomic import write_text
 from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.core.spec import parse
-from weathered.data.prepare import Splits, prepare
+from weathered.metrics import Metric, metric_named, usual_metric
 from weathered.recipe import DataOptions, Recipe
 from weathered.run_record import unlike
 from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison, share_interval
 from weathered.store import RunFolder
 from weathered.sweep import Launcher, Watcher, run_all
-from weathered.training import build_run
 from weathered.unread import unread_by_all
-
-METRIC = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -36,28 +31,34 @@ class Arm:
     values: dict[str, list[float]]
     seconds: list[float]
 
-    def estimate(self, metric: str = METRIC) -> Estimate:
+    def estimate(self, metric: Metric) -> Estimate:
         """Mean over seeds and its interval; that of a share is cut to [0, 1]."""
-        return share_interval(self.values[metric]) if metric == METRIC else mean_interval(self.values[metric])
+        values = self.values[metric.name]
+        return share_interval(values) if metric.share else mean_interval(values)
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """Arms in the order given, the baseline first named, and the folder of the comparison."""
+    """Arms in the order given, the baseline first named, what ranks them, and the folder of the comparison.
+
+    failed: run -> what stopped it. refused: arm -> why its parts do not go together.
+    """
 
     arms: tuple[Arm, ...]
     baseline: str
     seeds: tuple[int, ...]
     recipe: Recipe
     path: Path
-    failed: dict[str, str]
+    metric: Metric
+    failed: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
-    def against_baseline(self, arm: Arm, metric: str = METRIC) -> Comparison:
+    def against_baseline(self, arm: Arm) -> Comparison:
         """Paired difference of an arm and the baseline, seed by seed."""
-        return paired_comparison(arm.values[metric], self.arm(self.baseline).values[metric])
+        return paired_comparison(arm.values[self.metric.name], self.arm(self.baseline).values[self.metric.name])
 
     def notes(self) -> tuple[str, ...]:
         """Sentences on what differs between the runs other than their recipes, as code, devices and threads, and on
@@ -66,20 +67,21 @@ class CompareResult:
         records = [folder.read_json("run.json") for arm in self.arms for folder in arm.folders]
         return (*unlike(records), *unread_by_all(records))
 
-    def ranking(self, metric: str = METRIC) -> list[Arm]:
+    def ranking(self) -> list[Arm]:
         """Arms from best to worst mean."""
-        return sorted(self.arms, key=lambda arm: -arm.estimate(metric).value)
+        sign = -1 if self.metric.higher_is_better else 1
+        return sorted(self.arms, key=lambda arm: sign * arm.estimate(self.metric).value)
 
     def to_json(self) -> dict[str, Any]:
         """The ranking with intervals and paired tests."""
         rows = []
         for arm in self.ranking():
-            estimate, against = arm.estimate(), self.against_baseline(arm)
+            estimate, against = arm.estimate(self.metric), self.against_baseline(arm)
             rows.append(
                 {
                     "arm": arm.name,
                     "use": list(arm.use),
-                    METRIC: estimate._asdict(),
+                    self.metric.name: estimate._asdict(),
                     "values": arm.values,
                     "difference": None if arm.name == self.baseline else against.difference._asdict(),
                     "p_value": None if arm.name == self.baseline else against.p_value,
@@ -88,68 +90,15 @@ class CompareResult:
                 }
             )
         return {
-            "metric": METRIC,
+            "metric": self.metric.name,
             "baseline": self.baseline,
             "seeds": list(self.seeds),
             "recipe": self.recipe.to_tree(),
             "ranking": rows,
             "notes": list(self.notes()),
             "failed": self.failed,
+            "refused": self.refused,
         }
-
-
-def parse_arms(text: str) -> dict[str, tuple[str, ...]]:
-    """`ce,logitclip,jocor:co_lambda=0.9,ramp=0.1+mixup` to arm name -> methods.
-
-    A comma separates arms unless what follows is `key=value`, which belongs to the method before it; `+` joins the
-    methods of one arm. An arm is named after its methods, with their options where two arms would share a name.
-    Raises SpecError for an empty or repeated arm.
-    """
-    arms: list[str] = []
-    for item in text.split(","):
-        if arms and re.match(r"\s*\w+\s*=", item):
-            arms[-1] += "," + item
-        else:
-            arms.append(item.strip())
-    named: dict[str, tuple[str, ...]] = {}
-    for arm in arms:
-        if not arm:
-            raise SpecError(f"--arms '{text}' has an empty arm; separate arms by single commas.")
-        if arm in named:
-            raise SpecError(f"--arms names '{arm}' twice.")
-        named[arm] = tuple(part.strip() for part in re.split(r"\+(?=\s*[A-Za-z])", arm))
-    short = {arm: "+".join(part.partition(":")[0] for part in use) for arm, use in named.items()}
-    counts = Counter(short.values())
-    return {short[arm] if counts[short[arm]] == 1 else arm: use for arm, use in named.items()}
-
-
-def plan(recipe: Recipe, arms: dict[str, tuple[str, ...]], seeds: Sequence[int]) -> dict[str, list[Recipe]]:
-    """One recipe per arm and seed; the shared recipe's own methods come first in every arm.
-
-    Data makers among an arm's methods, such as corrections of labels, are applied to its training data alone.
-    """
-    planned = {}
-    for name, use in arms.items():
-        makers = tuple(spec for spec in use if entry_of(parse(spec)[0]).slot == "maker")
-        data = replace(recipe.data, make=(*recipe.data.make, *makers))
-        parts = tuple(spec for spec in use if spec not in makers)
-        arm = replace(recipe, data=data, use=(*recipe.use, *parts))
-        planned[name] = [arm.with_settings(seed=seed) for seed in seeds]
-    return planned
-
-
-def check_plan(planned: dict[str, list[Recipe]]) -> None:
-    """Refuse a comparison before its first run if any arm cannot be built on its data."""
-    prepared: dict[DataOptions, Splits] = {}
-    for name, recipes in planned.items():
-        first = recipes[0]
-        try:
-            if first.data not in prepared:
-                # one at a time: arms mostly share their data
-                prepared = {first.data: prepare(first)}
-            build_run(first, prepared[first.data])
-        except WeatheredError as error:
-            raise type(error)(f"arm '{name}': {error}") from error
 
 
 def compare(
@@ -159,23 +108,31 @@ def compare(
     out: Path = Path("runs"),
     *,
     baseline: str | None = None,
+    metric: str | None = None,
+    leave_out_refused: bool = False,
     launcher: Launcher = "local",
     workers: int | None = None,
     watcher: Watcher | None = None,
 ) -> CompareResult:
-    """Train every arm with every seed and compare test accuracy after the last epoch.
+    """Train every arm with every seed and compare a figure of the test set after the last epoch.
 
     recipe: what all arms share. arms: name -> methods. baseline: the arm to compare with, `ce` or the first by
-    default. Runs that are finished in `out` are not trained again. Raises a WeatheredError if an arm is refused,
-    or if no run succeeded.
+    default. metric: a name of `METRICS`; accuracy by default, mean IoU for masks. leave_out_refused: go on without
+    arms that are refused, other than the baseline. Runs that are finished in `out` are not trained again. Raises a
+    WeatheredError if an arm is refused, if no run succeeded, or if an arm lacks the metric.
     """
+    asked = None if metric is None else metric_named(metric)
     baseline = baseline or ("ce" if "ce" in arms else next(iter(arms)))
     if baseline not in arms:
         raise SpecError(f"the baseline '{baseline}' is not among the arms: {', '.join(arms)}.")
     if len(arms) < 2 or not seeds or len(set(seeds)) < len(seeds):
         raise SpecError(f"a comparison needs at least two arms and different seeds, got {len(arms)} and {list(seeds)}.")
     planned = plan(recipe, arms, seeds)
-    check_plan(planned)
+    refused = refusals(planned)
+    for name, error in refused.items():
+        if not leave_out_refused or name == baseline:
+            raise type(error)(f"arm '{name}': {error}") from error
+    planned = {name: recipes for name, recipes in planned.items() if name not in refused}
     everything = [item for recipes in planned.values() for item in recipes]
     outcomes = run_all(everything, out, launcher=launcher, workers=workers, watcher=watcher)
     failed = {outcome.folder.path.name: outcome.error for outcome in outcomes if outcome.error}
@@ -187,9 +144,12 @@ def compare(
             raise WeatheredError(f"the baseline '{name}' failed: {broken[0]}")
         if not broken:
             collected.append(_collect(name, arms[name], folders))
-    identity = [baseline, *arms, *(item.hash for item in everything)]
+    chosen = _metric_of(collected, asked)
+    reasons = {name: str(error) for name, error in refused.items()}
+    identity = [baseline, *arms, *(item.hash for item in everything), *([] if asked is None else [asked.name])]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    result = CompareResult(tuple(collected), baseline, tuple(seeds), recipe, out / f"compare-{digest}", failed)
+    path = out / f"compare-{digest}"
+    result = CompareResult(tuple(collected), baseline, tuple(seeds), recipe, path, chosen, failed, reasons)
     write_text(result.path / "comparison.json", json.dumps(plain(result.to_json()), indent=2) + "\n")
     return result
 
@@ -202,7 +162,9 @@ def read_comparison(path: Path) -> CompareResult:
         _collect(row["arm"], tuple(row["use"]), [RunFolder(path.parent / name) for name in row["runs"]]) for row in rows
     )
     recipe = Recipe.from_tree(tree["recipe"], str(path))
-    return CompareResult(arms, tree["baseline"], tuple(tree["seeds"]), recipe, path, tree["failed"])
+    metric, refused = metric_named(tree["metric"]), tree.get("refused", {})
+    seeds, failed = tuple(tree["seeds"]), tree["failed"]
+    return CompareResult(arms, tree["baseline"], seeds, recipe, path, metric, failed, refused)
 
 
 def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
@@ -237,7 +199,7 @@ def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
     # what arms share has no methods of its own: each arm carries all of its recipe's
     first = next(iter(recipes.values()))
     first = replace(first, use=(), data=replace(_uncorrected(first.data), base_classes=None, phases=None))
-    return CompareResult(tuple(arms), arms[0].name, tuple(seeds), first, out, {})
+    return CompareResult(tuple(arms), arms[0].name, tuple(seeds), first, out, _metric_of(arms, None))
 
 
 def _corrections(data: DataOptions) -> tuple[str, ...]:
@@ -246,6 +208,18 @@ def _corrections(data: DataOptions) -> tuple[str, ...]:
 
 def _uncorrected(data: DataOptions) -> DataOptions:
     return replace(data, make=tuple(spec for spec in data.make if spec not in _corrections(data)))
+
+
+def _metric_of(arms: Sequence[Arm], asked: Metric | None) -> Metric:
+    """What ranks these arms. Raises DataError if one of them does not have it for every seed."""
+    metric = asked or usual_metric(arms[0].values)
+    for arm in arms:
+        if metric.name not in arm.values:
+            raise DataError(
+                f"not every run of arm '{arm.name}' has the metric '{metric.name}'; the runs are kept. "
+                f"Rank by one of {', '.join(arm.values)}."
+            )
+    return metric
 
 
 def _collect(name: str, use: tuple[str, ...], folders: list[RunFolder]) -> Arm:

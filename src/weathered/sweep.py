@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,12 +26,13 @@ Launcher = Literal["local", "ray"]
 
 @dataclass(frozen=True)
 class Status:
-    """How far one run is: its hash, steps done and in all, and whether it has ended."""
+    """How far one run is: its hash, steps done and in all, whether it has ended, and the runs of its sweep."""
 
     hash: str
     step: int
     total: int
     ended: bool = False
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,19 @@ def run_all(
     """
     unique = {recipe.hash: recipe for recipe in recipes}
     todo = [recipe for name, recipe in unique.items() if RunFolder(out / name).state != "done"]
-    if watcher is not None:
-        for name in unique.keys() - {recipe.hash for recipe in todo}:
-            watcher(Status(name, 1, 1, ended=True))
+
+    def tell(status: Status) -> None:
+        if watcher is not None:
+            watcher(replace(status, runs=len(unique)))
+
+    for name in unique.keys() - {recipe.hash for recipe in todo}:
+        tell(Status(name, 1, 1, ended=True))
     if launcher == "ray":
         from weathered.sweep_ray import launch_ray
 
         errors = launch_ray(todo, out)
     elif launcher == "local":
-        errors = _launch_local(todo, out, workers, watcher)
+        errors = _launch_local(todo, out, workers, tell)
     else:
         raise SpecError(f"launcher must be local or ray, got '{launcher}'.")
     return [Outcome(RunFolder(out / recipe.hash), errors.get(recipe.hash)) for recipe in recipes]
@@ -119,9 +124,7 @@ def _work(tree: dict[str, Any], out: str) -> str | None:
         return "stopped; the same command goes on from here"
 
 
-def _launch_local(
-    recipes: Sequence[Recipe], out: Path, workers: int | None, watcher: Watcher | None
-) -> dict[str, str | None]:
+def _launch_local(recipes: Sequence[Recipe], out: Path, workers: int | None, tell: Watcher) -> dict[str, str | None]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(recipes)))
     # the same number for all runs, whatever happens: it changes the order of sums
@@ -129,12 +132,12 @@ def _launch_local(
     errors: dict[str, str | None] = {}
     todo = list(recipes)
     while todo:
-        _run_pool(todo, out, workers, threads, watcher, errors)
+        _run_pool(todo, out, workers, threads, tell, errors)
         killed = [recipe for recipe in todo if errors[recipe.hash] == KILLED]
         # a killed process takes the pool with it: who ran beside it shows when each goes on alone
         for suspect in killed[:workers] if workers > 1 else ():
             del errors[suspect.hash]
-            _run_pool([suspect], out, 1, threads, watcher, errors)
+            _run_pool([suspect], out, 1, threads, tell, errors)
         todo = killed[workers:]
     return errors
 
@@ -144,7 +147,7 @@ def _run_pool(
     out: Path,
     workers: int,
     threads: int,
-    watcher: Watcher | None,
+    tell: Watcher,
     errors: dict[str, str | None],
 ) -> None:
     context = multiprocessing.get_context("spawn")
@@ -160,9 +163,9 @@ def _run_pool(
                 for future in done:
                     name = futures[future].hash
                     errors[name] = _error_of(future)
-                    if watcher is not None and errors[name] != KILLED:
-                        watcher(Status(name, 1, 1, ended=True))
-                _pass_on(messages, watcher, errors)
+                    if errors[name] != KILLED:
+                        tell(Status(name, 1, 1, ended=True))
+                _pass_on(messages, tell, errors)
         except KeyboardInterrupt:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -178,11 +181,11 @@ def _error_of(future: Future[str | None]) -> str | None:
         return KILLED
 
 
-def _pass_on(messages: Any, watcher: Watcher | None, ended: dict[str, str | None]) -> None:
+def _pass_on(messages: Any, tell: Watcher, ended: dict[str, str | None]) -> None:
     while True:
         try:
             name, step, total = messages.get_nowait()
         except queue.Empty:
             return
-        if watcher is not None and name not in ended:
-            watcher(Status(name, step, total))
+        if name not in ended:
+            tell(Status(name, step, total))

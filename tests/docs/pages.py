@@ -9,11 +9,11 @@ from typing import Any
 
 import typer.main
 
+from weathered.arms import parse_arms
 from weathered.assemble import resolve
 from weathered.audit.ood_model import build_scores
 from weathered.cli import app
 from weathered.cli.options import with_key
-from weathered.comparison import parse_arms
 
 ROOT = Path(__file__).parents[2]
 OF_AUDITS = {"find-fix-retrain", "label-audit-aggregate", "label-audit-worst"}

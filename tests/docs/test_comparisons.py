@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from pages import ROOT
 
-from weathered.comparison import compare, parse_arms
+from weathered.arms import parse_arms
+from weathered.comparison import compare
 from weathered.core.settings import Settings
 from weathered.recipe import DataOptions, Recipe
 

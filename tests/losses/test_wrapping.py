@@ -15,7 +15,11 @@ from weathered.core.settings import Settings
 from weathered.core.target import Target
 from weathered.data.dataset import Dataset
 from weathered.losses.base import WrappingLoss
+from weathered.losses.bayias import Bayias
+from weathered.losses.ldam import LDAM
+from weathered.losses.logit_adjustment import LogitAdjustment
 from weathered.losses.logitclip import LogitClip, clip_logits
+from weathered.losses.vs_loss import VSLoss
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model
 
@@ -151,3 +155,29 @@ def test_another_method_writes_its_change_of_the_logits_only():
     z, y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
     assert_close(Halved()(z, y), F.cross_entropy(z / 2, y, reduction="none"))
     assert torch.equal(Halved().test_logits(z), z)
+
+
+COSINES = torch.linspace(-0.9, 0.9, 12, dtype=torch.float64).view(4, 3)
+
+
+@pytest.mark.parametrize("outer", [Bayias, VSLoss, LogitAdjustment])
+def test_around_ldam_logits_are_changed_after_its_scale(outer):
+    counts, labels = (100, 20, 5), torch.tensor([0, 1, 2, 1])
+    base = LDAM(counts)
+    part = outer(counts, base=base)
+    margin = base.scale * base.margins * F.one_hot(labels, 3)
+    expected = F.cross_entropy(part.transform_logits(30 * COSINES) - margin, labels, reduction="none")
+    assert_close(part(COSINES, labels), expected)
+    assert_close(part.test_logits(COSINES), 30 * COSINES)
+
+
+def test_losses_around_losses_around_ldam_change_what_it_scaled():
+    counts, labels = (100, 20, 5), torch.tensor([0, 1, 2, 1])
+    inner = LogitAdjustment(counts, base=LDAM(counts))
+    found = LogitAdjustment(counts, base=inner)(COSINES, labels)
+    assert_close(found, LogitAdjustment(counts, tau=2.0, base=LDAM(counts))(COSINES, labels))
+
+
+def test_around_ldam_logits_that_are_no_cosines_are_still_refused():
+    with pytest.raises(ValueError, match="needs cosines"):
+        Bayias((100, 20, 5), base=LDAM((100, 20, 5)))(2 * COSINES, torch.tensor([0, 1, 2, 1]))

@@ -42,10 +42,18 @@ def train(
 def compare(
     data: opt.Data,
     arms: Annotated[str, typer.Option("--arms", help='As in ce,logitclip,"jocor+logitclip".')],
+    with_: Annotated[
+        str | None,
+        typer.Option("--with", help="More arms, each also together with each of --arms; what does not fit is named."),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from 0.")] = 3,
     baseline: Annotated[str | None, typer.Option(help="The arm to compare with.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What ranks: accuracy by default, mean IoU for masks; any figure of a run.")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of the local pool.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which arms fit together, and why not.")] = False,
     *,
     options: opt.RecipeOptions,
     out: opt.Out = RUNS,
@@ -54,9 +62,16 @@ def compare(
 ) -> None:
     """Train several arms over seeds on the same data, rank them and write a report."""
     made = opt.make_recipe(options, data)
-    from weathered.cli.running import compare_arms
+    from weathered.cli.comparing import arms_of, compare_arms, dry_compare
 
-    compare_arms(made, arms, seeds, baseline, launcher, workers, out, report, as_json)
+    named, crossing = arms_of(arms, with_), with_ is not None
+    if dry_run:
+        dry_compare(made, named, seeds, crossing, as_json)
+        return
+    compare_arms(
+        made, named, seeds, out, report, as_json,
+        baseline=baseline, metric=metric, crossing=crossing, launcher=launcher, workers=workers,
+    )  # fmt: skip
 
 
 def demo(
@@ -66,10 +81,10 @@ def demo(
     as_json: opt.Json = False,
 ) -> None:
     """Compare methods on real handwritten digits of which 40 % carry a wrong label."""
-    from weathered.cli.running import compare_arms
+    from weathered.cli.comparing import arms_of, compare_arms
     from weathered.demonstration import ARMS, recipe
 
-    compare_arms(recipe(), ARMS, seeds, None, "local", None, out, report, as_json)
+    compare_arms(recipe(), arms_of(ARMS, None), seeds, out, report, as_json)
 
 
 def audit(

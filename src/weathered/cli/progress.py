@@ -59,8 +59,8 @@ def training_progress() -> Iterator[Callable[[Run], None]]:
 
 
 @contextmanager
-def sweep_progress(total: int) -> Iterator[Callable[[Status], None]]:
-    """A watcher that shows how many of `total` runs are done, and each run under way."""
+def sweep_progress() -> Iterator[Callable[[Status], None]]:
+    """A watcher that shows how many runs of a sweep are done, and each run under way."""
     with _bar() as progress:
         whole: TaskID | None = None
         tasks: dict[str, TaskID] = {}
@@ -71,9 +71,9 @@ def sweep_progress(total: int) -> Iterator[Callable[[Status], None]]:
             ended += status.ended
             if status.ended and not shown:
                 # a log file takes no bars
-                progress.console.print(f"{ended} of {total} runs done", highlight=False)
+                progress.console.print(f"{ended} of {status.runs} runs done", highlight=False)
             if whole is None:
-                whole = _task(progress, "runs", total)
+                whole = _task(progress, "runs", status.runs)
             if status.ended:
                 if status.hash in tasks:
                     progress.remove_task(tasks.pop(status.hash))

@@ -12,18 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from weathered.assemble import build_parts, resolve
-from weathered.audit.result import plain
-from weathered.cli.progress import sweep_progress, training_progress
-from weathered.comparison import METRIC, CompareResult, compare, comparison_of, parse_arms, read_comparison
-from weathered.core.errors import SpecError, WeatheredError
+from weathered.cli.progress import training_progress
+from weathered.comparison import comparison_of, read_comparison
+from weathered.core.errors import SpecError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
 from weathered.report.collect import report_on_comparison
-from weathered.report.text import seconds
 from weathered.run_record import changed_code, code_of
 from weathered.stats import interval_text
 from weathered.store import RunFolder, find_runs
-from weathered.sweep import Launcher
 from weathered.training import build_run, resolved_head, train
 from weathered.unread import unread_by_all, unread_data
 
@@ -94,67 +91,6 @@ def train_one(
         table.add_row(name, f"{value['value']:.4f}", interval_text(value["low"], value["high"]), str(value["n"]))
     Console().print(table)
     typer.echo(f"run: {folder.path}")
-
-
-def compare_arms(
-    recipe: Recipe,
-    arms: str,
-    seeds: int,
-    baseline: str | None,
-    launcher: str,
-    workers: int | None,
-    out: Path,
-    report: Path | None,
-    as_json: bool,
-) -> None:
-    """Compare arms with a progress bar, print the ranking and write the report."""
-    parsed = parse_arms(arms)
-    with sweep_progress(len(parsed) * seeds) as watch:
-        result = compare(
-            recipe,
-            parsed,
-            range(seeds),
-            out,
-            baseline=baseline,
-            launcher=cast(Launcher, launcher),
-            workers=workers,
-            watcher=watch,
-        )
-    path = report_on_comparison(result, report or result.path / "report.html", [command_line()])
-    if as_json:
-        typer.echo(json.dumps({**plain(result.to_json()), "report": str(path)}, indent=2))
-    else:
-        Console().print(ranking_table(result))
-        for note in result.notes():
-            typer.echo(f"note: {note}", err=True)
-        for name, error in result.failed.items():
-            typer.echo(f"failed: {out / name}: {error}", err=True)
-        typer.echo(f"comparison: {result.path}")
-        typer.echo(f"report: {path}")
-    if result.failed:
-        raise WeatheredError(f"{len(result.failed)} of the runs failed; the same command tries them again.")
-
-
-def ranking_table(result: CompareResult) -> Table:
-    """Arms from best to worst, with intervals over seeds and the paired test against the baseline."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    headings = ("arm", f"test {METRIC}", "95 % interval", f"difference to {result.baseline}", "p", "time/run")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for arm in result.ranking():
-        estimate = plain(arm.estimate()._asdict())
-        against = result.against_baseline(arm)
-        difference, p_value = "baseline", ""
-        if arm.name != result.baseline:
-            gap: dict[str, Any] = plain(against.difference._asdict())
-            difference = f"{gap['value']:+.4f} {interval_text(gap['low'], gap['high'])}"
-            p_value = "-" if gap["low"] is None else f"{against.p_value:.3g}"
-        duration = seconds(sum(arm.seconds) / len(arm.seconds))
-        interval = interval_text(estimate["low"], estimate["high"])
-        table.add_row(arm.name, f"{estimate['value']:.4f}", interval, difference, p_value, duration)
-    over = f"mean of {len(result.seeds)} seeds, paired t test over seeds" if len(result.seeds) > 1 else "one seed"
-    table.caption = f"accuracy after the last epoch, {over}"
-    return table
 
 
 def report_on(paths: list[Path], out: Path, as_json: bool) -> None:

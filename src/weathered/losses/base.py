@@ -34,7 +34,8 @@ class WrappingLoss(Part):
     """A loss that changes the logits and gives them to `base`. A method overrides `transform_logits`.
 
     base: any loss, cross entropy by default. Its traits are those of the whole; its state, its call after each epoch,
-    its scale at test time and, where it has one, its `soft` are passed on.
+    its scale at test time and, where it has one, its `soft` are passed on. A base with a scale of its own, such as
+    LDAM, has `scaled` and `of_scaled`: then the logits are changed after that scale, where their softmax is the probability.
     """
 
     def __init__(self, base: Loss | None = None):
@@ -47,7 +48,24 @@ class WrappingLoss(Part):
 
     def __call__(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], **needed: Tensor) -> Float[Tensor, "B"]:
         """Losses (B,) of `base` on the changed logits. needed: what `base` takes besides logits, such as features."""
+        if hasattr(self.base, "of_scaled"):
+            return self.of_scaled(self.scaled(logits), labels, **needed)
         return cast(Any, self.base)(self.transform_logits(logits), labels, **needed)
+
+    @property
+    def scaled(self) -> Callable[[Float[Tensor, "B C"]], Float[Tensor, "B C"]]:
+        """`scaled(logits)` of `base`; AttributeError where it has none."""
+        return cast(Any, self.base).scaled
+
+    @property
+    def of_scaled(self) -> Callable[..., Float[Tensor, "B"]]:
+        """`of_scaled(logits, labels, **needed)` of `base` on the changed logits; AttributeError where it has none."""
+        of_base = cast(Any, self.base).of_scaled
+
+        def of_scaled(logits: Tensor, labels: Tensor, **needed: Tensor) -> Tensor:
+            return of_base(self.transform_logits(logits), labels, **needed)
+
+        return of_scaled
 
     @property
     def soft(self) -> Callable[..., Float[Tensor, "B"]]:

@@ -42,6 +42,15 @@ def ldam(
     if logits.ndim != 2 or logits.shape[1] != len(margins):
         raise ValueError(f"logits must be (B, {len(margins)}), one for each class count, got {tuple(logits.shape)}")
     check_labels(labels, len(margins))
+    check_cosines(logits)
+    column = labels[:, None]
+    # in place, on the scaled copy: which spares a second copy
+    shifted = (scale * logits).scatter_add_(1, column, -scale * margins.to(logits)[column])
+    return F.cross_entropy(shifted, labels, reduction="none")
+
+
+def check_cosines(logits: Float[Tensor, "B C"]) -> None:
+    """Raise ValueError for logits beyond 1."""
     low, high = (float(end) for end in logits.detach().aminmax()) if logits.numel() else (0.0, 0.0)
     largest = max(high, -low)
     if largest > 1 + TOLERANCE:
@@ -49,10 +58,6 @@ def ldam(
             f"LDAM needs cosines in [-1, 1] as logits, got {largest:.4g} in absolute value; "
             "end the model in a cosine head without a scale (head=cosine)"
         )
-    column = labels[:, None]
-    # in place, on the scaled copy: which spares a second copy
-    shifted = (scale * logits).scatter_add_(1, column, -scale * margins.to(logits)[column])
-    return F.cross_entropy(shifted, labels, reduction="none")
 
 
 class LDAM(Part):
@@ -82,3 +87,15 @@ class LDAM(Part):
     def test_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """The scaled cosines without margin, whose softmax is the probability."""
         return self.scale * logits
+
+    def scaled(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        """What `of_scaled` takes. Raises ValueError for logits beyond 1."""
+        check_cosines(logits)
+        return self.scale * logits
+
+    def of_scaled(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """The loss on cosines that were scaled before, and perhaps changed since, as by a prior of the classes."""
+        check_labels(labels, len(self.margins))
+        column = labels[:, None]
+        shifted = logits.scatter_add(1, column, -self.scale * self.margins.to(logits)[column])
+        return F.cross_entropy(shifted, labels, reduction="none")

@@ -180,8 +180,8 @@ def _shown(words: str, value: float) -> Cell:
 
 
 def _curve_charts(report: ReportInput) -> list[Chart]:
-    unit, metric = Unit.of(report.percent), report.curve_metric
-    test_label = f"{metric} in %" if report.percent else metric
+    unit, metric = Unit.of(report.curve_percent), report.curve_metric
+    test_label = f"{metric} in %" if report.curve_percent else metric
     charts = []
     if report.test_curves:
         title = f"{metric.capitalize()} over epochs"

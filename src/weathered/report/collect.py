@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from weathered.assemble import resolve
-from weathered.comparison import METRIC, Arm, CompareResult
+from weathered.comparison import Arm, CompareResult
 from weathered.core.errors import DataError
 from weathered.data.prepare import prepare
 from weathered.recipe import Recipe
@@ -31,11 +31,14 @@ def report_on_comparison(result: CompareResult, path: Path, commands: Sequence[s
     shown = [arm for arm in (best, result.arm(result.baseline)) if arm.values]
     worst = worst_samples(best.folders[0])
     objectives = {arm.name: objective_of(arm.folders[0].read_json("run.json")) for arm in result.arms}
+    last = "phase" if all(o.base for o in objectives.values()) else "epoch"
     report = ReportInput(
         title="Training report"
         if single
         else f"{len(result.arms)} ways to train on {record['recipe']['data']['train']}",
-        metric=f"test {METRIC} after the last {'phase' if all(o.base for o in objectives.values()) else 'epoch'}",
+        metric=f"test {result.metric.name} after the last {last}",
+        percent=result.metric.share,
+        higher_is_better=result.metric.higher_is_better,
         data=describe_data(record, result.recipe.data.make),
         arms=tuple(report_arm(result, arm) for arm in result.arms),
         baseline=None if single else result.baseline,
@@ -89,8 +92,8 @@ def report_arm(result: CompareResult, arm: Arm) -> ReportArm:
     return ReportArm(
         name=arm.name,
         methods=tuple(Method(use.slug, use.options) for use in resolve((*result.recipe.use, *arm.use))),
-        values=tuple(arm.values[METRIC]),
-        estimate=arm.estimate(),
+        values=tuple(arm.values[result.metric.name]),
+        estimate=arm.estimate(result.metric),
         seconds=sum(arm.seconds) / len(arm.seconds),
         comparison=None if arm.name == result.baseline else result.against_baseline(arm),
     )

@@ -74,9 +74,10 @@ class ReportInput:
 
     metric: what `values` measure, in words. data: what it was measured on, in words. percent: the metric is a share in
     [0, 1], shown in per cent. baseline: the arm that others are compared with; None for a single run. arms: in any
-    order. curve_metric: what `test_curves` show, in words. test_note, loss_note: sentences below the curves, on how to
-    read them. worst: the most suspicious or worst samples, worst first; worst_title: what they are. recipe,
-    environment: nested settings. commands: what reproduces the report. notes: sentences about data and runs.
+    order. curve_metric: what `test_curves` show, in words; curve_percent: whether that is a share.
+    test_note, loss_note: sentences below the curves, on how to read them. worst: the most suspicious or worst samples,
+    worst first; worst_title: what they are. recipe, environment: nested settings. commands: what reproduces the report.
+    notes: sentences about data and runs.
     Raises ValueError if there is no arm, a name repeats, the baseline is not an arm, or an arm has no values.
     """
 
@@ -89,6 +90,7 @@ class ReportInput:
     higher_is_better: bool = True
     test_curves: tuple[Curve, ...] = ()
     curve_metric: str = "test accuracy"
+    curve_percent: bool = True
     test_note: str = ""
     loss_note: str = ""
     loss_curves: tuple[Curve, ...] = ()

@@ -1,0 +1,89 @@
+"""Arms of a comparison: how they are written, crossed, planned and refused."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from weathered.assemble import entry_of, resolve
+from weathered.core.errors import SpecError, WeatheredError
+from weathered.core.spec import parse
+from weathered.data.prepare import Splits, prepare
+from weathered.recipe import DataOptions, Recipe
+from weathered.training import build_run
+
+Arms = dict[str, tuple[str, ...]]
+"""Name -> methods."""
+
+
+def parse_arms(text: str, option: str = "--arms") -> Arms:
+    """`ce,logitclip,jocor:co_lambda=0.9,ramp=0.1+mixup` to arm name -> methods.
+
+    A comma separates arms unless what follows is `key=value`, which belongs to the method before it; `+` joins the
+    methods of one arm. An arm is named after its methods, with their options where two arms would share a name.
+    option: where the text was given, for errors. Raises SpecError for an empty or repeated arm.
+    """
+    arms: list[str] = []
+    for item in text.split(","):
+        if arms and re.match(r"\s*\w+\s*=", item):
+            arms[-1] += "," + item
+        else:
+            arms.append(item.strip())
+    named: dict[str, tuple[str, ...]] = {}
+    for arm in arms:
+        if not arm:
+            raise SpecError(f"{option} '{text}' has an empty arm; separate arms by single commas.")
+        if arm in named:
+            raise SpecError(f"{option} names '{arm}' twice.")
+        named[arm] = tuple(part.strip() for part in re.split(r"\+(?=\s*[A-Za-z])", arm))
+    short = {arm: "+".join(part.partition(":")[0] for part in use) for arm, use in named.items()}
+    counts = Counter(short.values())
+    return {short[arm] if counts[short[arm]] == 1 else arm: use for arm, use in named.items()}
+
+
+def crossed(arms: Arms, others: Arms) -> Arms:
+    """All arms of both alone, then each of `arms` together with each of `others`.
+
+    An arm that is nothing but plain cross entropy is what every other one adds to, so it stands alone. Raises
+    SpecError for a name that both have.
+    """
+    if both := [name for name in arms if name in others]:
+        raise SpecError(f"'{both[0]}' is both among the arms and among those they are crossed with; name it once.")
+    pairs = {
+        f"{name}+{other}": (*use, *others[other])
+        for name, use in arms.items()
+        if [(u.slug, u.options) for u in resolve(use)] != [("cross-entropy", {})]
+        for other in others
+    }
+    return {**arms, **others, **pairs}
+
+
+def plan(recipe: Recipe, arms: Arms, seeds: Sequence[int]) -> dict[str, list[Recipe]]:
+    """One recipe per arm and seed; the shared recipe's own methods come first in every arm.
+
+    Data makers among an arm's methods, such as corrections of labels, are applied to its training data alone.
+    """
+    planned = {}
+    for name, use in arms.items():
+        makers = tuple(spec for spec in use if entry_of(parse(spec)[0]).slot == "maker")
+        data = replace(recipe.data, make=(*recipe.data.make, *makers))
+        parts = tuple(spec for spec in use if spec not in makers)
+        arm = replace(recipe, data=data, use=(*recipe.use, *parts))
+        planned[name] = [arm.with_settings(seed=seed) for seed in seeds]
+    return planned
+
+
+def refusals(planned: dict[str, list[Recipe]]) -> dict[str, WeatheredError]:
+    """Arms that cannot be built on their data, and why; nothing is trained."""
+    prepared: dict[DataOptions, Splits] = {}
+    refused: dict[str, WeatheredError] = {}
+    for name, recipes in planned.items():
+        first = recipes[0]
+        try:
+            if first.data not in prepared:
+                # one at a time: arms mostly share their data
+                prepared = {first.data: prepare(first)}
+            build_run(first, prepared[first.data])
+        except WeatheredError as error:
+            refused[name] = error
+    return refused
