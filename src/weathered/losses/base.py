@@ -35,7 +35,8 @@ class WrappingLoss(Part):
 
     base: any loss, cross entropy by default. Its traits are those of the whole; its state, its call after each epoch,
     its scale at test time and, where it has one, its `soft` are passed on. A base with a scale of its own, such as
-    LDAM, has `scaled` and `of_scaled`: then the logits are changed after that scale, where their softmax is the probability.
+    LDAM, has `scaled` and `of_scaled`: then the logits are changed after that scale, where their softmax is the
+    probability.
     """
 
     def __init__(self, base: Loss | None = None):
