@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from crossed import crossed_tables
 from rendering import table
 
 from weathered.comparison import read_comparison
+from weathered.metrics import METRICS
 from weathered.stats import Estimate, interval_text, mean_interval, paired_comparison
 from weathered.store import RunFolder
 
@@ -52,9 +54,11 @@ def keep(folder: Path, title: str, command: str, note: str = "") -> dict[str, An
         "title": title,
         "command": command,
         "note": note,
+        "metric": result.metric.name,
         "baseline": result.baseline,
         "seeds": list(result.seeds),
         "arms": arms,
+        "refused": result.refused,
         "versions": record["versions"],
     }
 
@@ -89,11 +93,13 @@ def page(folder: Path = KEPT) -> str:
 def _blocks(kept: dict[str, Any], name: str) -> list[str]:
     arms, baseline = kept["arms"], kept["baseline"]
     columns = [column for column in COLUMNS if all(column in values for values in arms.values())]
-    ranks = ("mean IoU", "balanced accuracy" if "tail accuracy" in columns else "accuracy")
-    metric = next(name for name in ranks if name in columns)
+    metric = kept.get("metric", "accuracy")
+    if metric == "accuracy" and "tail accuracy" in columns:
+        metric = "balanced accuracy"
     means = {arm: {column: mean_interval(values[column]) for column in columns} for arm, values in arms.items()}
     rows = []
-    for arm in sorted(arms, key=lambda arm: -means[arm][metric].value):
+    sign = -1 if METRICS[metric].higher_is_better else 1
+    for arm in sorted(arms, key=lambda arm: sign * means[arm][metric].value):
         cells = (_cell(means[arm][column], COLUMNS[column]) for column in columns)
         rows.append((f"`{arm}`", *cells, _difference(arms[arm][metric], arms[baseline][metric], arm == baseline)))
     versions = ", ".join(f"{package} {version}" for package, version in kept["versions"].items())
@@ -102,6 +108,9 @@ def _blocks(kept: dict[str, Any], name: str) -> list[str]:
         f"```bash\n{kept['command']}\n```",
         f"{len(kept['seeds'])} seeds; {versions}. {kept['note']}".rstrip(),
         table(("arm", *columns, f"{metric} against `{baseline}`"), rows),
+        *crossed_tables(
+            {arm: _cell(means[arm][metric], COLUMNS[metric]) for arm in arms}, kept.get("refused", {}), metric
+        ),
     ]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,38 @@ def test_compare_ranks_and_writes_a_report(weathered, tmp_path):
     path = re.search(r"report: (\S+)", out)
     assert path is not None
     assert (tmp_path / path[1]).exists()
+
+
+def test_crossed_arms_run_where_they_fit_and_say_where_they_do_not(weathered, tmp_path):
+    crossing = ("--arms", "ce,logitclip", "--with", "gce,drw", "--seeds", "1")
+    code, out, _ = weathered("compare", "digits", *FAST, *crossing, "--dry-run", "--json")
+    assert code == 0
+    verdicts = json.loads(out)
+    assert verdicts["runs"] == 5
+    assert verdicts["arms"]["logitclip+drw"] == "compatible"
+    assert "both fill the slot 'loss'" in verdicts["arms"]["logitclip+gce"]
+    assert not (tmp_path / "runs").exists()
+    code, out, err = weathered("compare", "digits", *FAST, *crossing, "--metric", "mean IoU")
+    assert code == 2
+    assert "Rank by one of" in err
+    code, out, err = weathered("compare", "digits", *FAST, *crossing, "--metric", "Brier score", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert list(found["refused"]) == ["logitclip+gce"]
+    assert "logitclip+gce was left out" in Path(tmp_path / found["report"]).read_text()
+    means = [row["Brier score"]["value"] for row in found["ranking"]]
+    assert means == sorted(means)
+
+
+def test_arms_that_do_not_fit_are_refused_before_a_run(weathered, tmp_path):
+    for more in ((), ("--dry-run",)):
+        code, _, err = weathered("compare", "digits", *FAST, "--arms", "ce,logitclip+gce", *more)
+        assert code == 2
+        assert "logitclip+gce" in err
+    code, _, err = weathered("compare", "digits", *FAST, "--arms", "ce,drw", "--with", "drw")
+    assert code == 2
+    assert "'drw' is both among the arms" in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_dry_run_writes_nothing(weathered, tmp_path):

@@ -109,6 +109,8 @@ def test_out_of_range_values_name_the_method(digits):
 def test_two_parts_in_one_slot_are_refused_with_a_way_out():
     with pytest.raises(SpecError, match="both fill the slot 'loss', which holds one. Drop one. Or wrap one"):
         resolve(["label-smoothing", "logitclip"])
+    with pytest.raises(SpecError, match="wrap one in the other: logitclip:base=ldam"):
+        resolve(["logitclip", "ldam"])
     with pytest.raises(SpecError, match="both fill the slot 'procedure'"):
         resolve(["jocor", "automix"])
 

@@ -57,7 +57,9 @@ def resolve(specs: Sequence[str]) -> list[Use]:
     for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "probe", "learner"):
         rivals = [use.slug for use in uses if use.entry.slot == slot]
         if len(rivals) > 1:
-            wrap = f" Or wrap one in the other: {rivals[1]}:base={rivals[0]}." if _wraps(rivals[1]) else ""
+            outer = next((slug for slug in reversed(rivals[:2]) if _wraps(slug)), None)
+            inner = rivals[0] if outer == rivals[1] else rivals[1]
+            wrap = f" Or wrap one in the other: {outer}:base={inner}." if outer else ""
             raise SpecError(f"{' and '.join(rivals)} both fill the slot '{slot}', which holds one. Drop one.{wrap}")
     return uses
 

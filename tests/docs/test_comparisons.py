@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from pages import ROOT
 
-from weathered.arms import parse_arms
+from weathered.arms import crossed, parse_arms
 from weathered.comparison import compare
 from weathered.core.settings import Settings
 from weathered.recipe import DataOptions, Recipe
@@ -52,6 +52,24 @@ def test_the_page_lists_arms_from_best_to_worst_against_the_baseline(result, tmp
     assert [row.split("|")[-2].strip() == "" for row in rows].count(True) == 1
 
 
+def test_crossed_arms_get_a_table_of_pairs_with_the_reasons_of_refusals(tmp_path):
+    arms = crossed(parse_arms("ce,logitclip,mixup"), parse_arms("gce,drw"))
+    found = compare(RECIPE, arms, seeds=range(1), out=tmp_path / "runs", workers=1, leave_out_refused=True)
+    assert set(found.refused) == {"logitclip+gce"}
+    kept = comparisons.keep(found.path, "Digits", "weathered compare ...")
+    (tmp_path / "digits.json").write_text(json.dumps(kept))
+    lines = comparisons.page(tmp_path).splitlines()
+    head = lines.index("|  | alone | `gce` | `drw` |")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[head + 2 : head + 5]]
+    value = {name: f"{values['balanced accuracy'][0]:.4f}" for name, values in kept["arms"].items()}
+    assert cells == [
+        ["alone", "", value["gce"], value["drw"]],
+        ["`logitclip`", value["logitclip"], "no (1)", value["logitclip+drw"]],
+        ["`mixup`", value["mixup"], value["mixup+gce"], value["mixup+drw"]],
+    ]
+    assert any(line.startswith("1. logitclip and gce both fill the slot 'loss'") for line in lines)
+
+
 def test_every_kept_comparison_has_a_table():
     files = list(comparisons.KEPT.glob("*.json"))
     text = comparisons.page()
@@ -78,5 +96,5 @@ def test_tails_and_pixels_are_ranked_by_what_serves_rare_classes():
     tail = {"accuracy": [0.5, 0.6], "balanced accuracy": [0.4, 0.5], "tail accuracy": [0.1, 0.2]}
     assert "balanced accuracy against `ce`" in comparisons._blocks(record(**tail), "t")[-1]
     pixels = {**tail, "mean IoU": [0.3, 0.4]}
-    assert "mean IoU against `ce`" in comparisons._blocks(record(**pixels), "t")[-1]
+    assert "mean IoU against `ce`" in comparisons._blocks({**record(**pixels), "metric": "mean IoU"}, "t")[-1]
     assert "| accuracy against `ce`" in comparisons._blocks(record(accuracy=[0.5, 0.6]), "t")[-1]

@@ -76,6 +76,7 @@ def _notes(result: CompareResult, data_notes: Sequence[str], pictured: bool) -> 
         notes.append(
             "No samples are shown: the classifier's scores are not probabilities, so none can be called worst."
         )
+    notes += [f"{name} was left out: {reason}" for name, reason in result.refused.items()]
     return (*notes, *result.notes(), *(f"Run {name} failed: {error}" for name, error in result.failed.items()))
 
 
