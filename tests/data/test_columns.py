@@ -66,6 +66,18 @@ def test_rows_of_one_file_are_parted_by_a_column(path):
     assert train.inputs.columns == test.inputs.columns == ("x", "z")
 
 
+def test_rows_that_are_not_chosen_may_lack_labels_and_groups_and_bring_no_classes(path):
+    parts = {"part": ["train"] * 6 + ["open"] * 6, "truth": ["a", "b"] * 3 + ["c", None] * 3}
+    where = write(path, ["n", "s"] * 3 + [None, "w"] * 3, parts)
+    chosen = {"label_column": "truth", "group_column": "site", "rows": "part=train", "not_features": ("label",)}
+    train, test = load_pair(where, **chosen)
+    assert train.class_names == test.class_names == ("a", "b")
+    assert train.group_names == ("n", "s")
+    assert len(train) + len(test) == 6
+    with pytest.raises(DataError, match="label in column 'truth' is missing in row 7"):
+        load_pair(where, **{**chosen, "rows": "part=open"})
+
+
 def test_what_is_missing_is_named(path):
     with pytest.raises(DataError, match="missing in row 3"):
         load(write(path, ["a", "b", "a", None] * 3), group_column="site")

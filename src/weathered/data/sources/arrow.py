@@ -17,7 +17,7 @@ from weathered.core.errors import DataError
 from weathered.core.pixels import MASK
 from weathered.data.dataset import Dataset
 from weathered.data.labels import LabelCoder, choose_column
-from weathered.data.sources.options import ReadOptions
+from weathered.data.sources.options import ReadOptions, of_chosen
 from weathered.data.sources.tables import TOO_LARGE, TableInputs, first_too_large
 
 ROW_NUMBERS = ("", "Unnamed: 0", "__index_level_0__")
@@ -55,7 +55,7 @@ def read_labels(
     chosen = [label]
     if options.clean_column is not None:
         chosen.append(choose_column(columns, options.clean_column, "clean", name))
-    values = {column: table[column].to_pylist() for column in chosen}
+    values = {column: of_chosen(table[column].to_pylist(), options) for column in chosen}
     names = next((n for column in chosen if (n := declared_names(features, column))), None)
     coded = LabelCoder(name, names, options.class_names).encode(values, options.clean_column)
     clean = None if options.clean_column is None else coded.codes[options.clean_column]

@@ -5,12 +5,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from weathered.core.errors import DataError
 from weathered.core.spec import near
 from weathered.data.dataset import Dataset
-from weathered.data.sources.options import ReadOptions
+from weathered.data.sources.options import ReadOptions, of_chosen
 
 TEXT_READERS = {"csv": "csv_file:read_text_column", "parquet": "parquet:read_text_column"}
 
@@ -29,14 +30,28 @@ def aside(options: ReadOptions) -> frozenset[str]:
     return frozenset(column for column in chosen if column)
 
 
+def chosen_rows(source: str, rest: str, options: ReadOptions) -> np.ndarray | None:
+    """Which rows were asked for, (N,) bool; None for all. Raises DataError if no row has the value."""
+    if options.rows is None:
+        return None
+    column, wanted = parse_rows(options.rows)
+    values = _text_column(source, rest, column)
+    chosen = np.array([value == wanted for value in values], dtype=bool)
+    if not chosen.any():
+        known = sorted(set(values), key=_by_number)
+        listing = ", ".join(f"'{value}'" for value in known[:10]) + (", ..." if len(known) > 10 else "")
+        raise DataError(f"{rest}: no row has {column}={wanted}.{near(wanted, known)} It holds {listing}.")
+    return chosen
+
+
 def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions) -> Dataset:
     """The data set with `group` and `group_names` from the group column, and only the rows that were asked for.
 
     Groups are numbered in sorted order of their names, numbers before text; those of the training set keep theirs.
-    Raises DataError for a source without columns, a group that is missing, or a value that no row has.
+    Raises DataError for a source without columns, or a group that is missing.
     """
     if options.group_column is not None:
-        values = _text_column(source, rest, options.group_column)
+        values = of_chosen(_text_column(source, rest, options.group_column), options)
         empty = next((row for row, value in enumerate(values) if not value), None)
         if empty is not None:
             raise DataError(
@@ -50,16 +65,10 @@ def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions)
         dataset = dataset.replace(extra={**dataset.extra, "group": groups}, group_names=names)
     elif "group" in dataset.extra:
         dataset = _numbered(dataset, options.group_names)
-    if options.rows is None:
+    if options.chosen is None:
         return dataset
-    column, wanted = parse_rows(options.rows)
-    values = _text_column(source, rest, column)
-    chosen = torch.tensor([value == wanted for value in values], dtype=torch.bool)
-    if not chosen.any():
-        known = sorted(set(values), key=_by_number)
-        listing = ", ".join(f"'{value}'" for value in known[:10]) + (", ..." if len(known) > 10 else "")
-        raise DataError(f"{dataset.name}: no row has {column}={wanted}.{near(wanted, known)} It holds {listing}.")
-    return dataset.select(chosen, f"The {int(chosen.sum())} of {len(values)} rows with {column}={wanted}.")
+    note = f"The {int(options.chosen.sum())} of {len(options.chosen)} rows with {options.rows}."
+    return dataset.select(torch.from_numpy(options.chosen), note)
 
 
 def _numbered(dataset: Dataset, known: tuple[str, ...]) -> Dataset:

@@ -26,6 +26,8 @@ def read_hugging_face(rest: str, options: ReadOptions) -> Dataset:
     name, _, config = place.partition("@")
     if not name:
         raise DataError("'hf' needs a name, as in hf:NAME, hf:NAME@CONFIG or hf:NAME:SPLIT.")
+    if options.mask_column is not None:
+        raise DataError(f"hf:{name}: masks are read from files; save the set as parquet and name that file.")
     try:
         import datasets  # pyright: ignore[reportMissingImports]
         import huggingface_hub

@@ -16,7 +16,7 @@ from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
 from weathered.data.resize import resized
-from weathered.data.sources.columns import aside, with_columns
+from weathered.data.sources.columns import aside, chosen_rows, with_columns
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
 from weathered.data.sources.tables import TableInputs, same_columns
@@ -242,7 +242,8 @@ def read_source(spec: str, options: ReadOptions) -> Dataset:
     name, rest = parse_source(spec)
     module, _, function = READERS[name].partition(":")
     reader: Reader = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
-    dataset = reader(rest, replace(options, aside=aside(options)))
+    options = replace(options, aside=aside(options), chosen=chosen_rows(name, rest, options))
+    dataset = reader(rest, options)
     if not len(dataset):
         raise DataError(f"{spec}: there are no rows.")
     if options.ignore_label is not None and not dataset.is_segmentation:

@@ -1,8 +1,12 @@
 """What every source is told, whether it needs it or not."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from weathered.core.errors import DataError
 from weathered.data.labels import MissingColumn
@@ -17,8 +21,8 @@ class ReadOptions:
     either. left_out: columns of a table that the user wants for no feature; a training table must have them.
     mask_column: masks beside images, which take the place of labels. ignore_label: value of pixels without a class,
     besides 255. group_column: the group of each row; group_names: of the training set, when a test set is read.
-    rows: a column and its value, as in split=train, that the rows have. aside: columns that are read for something
-    else, such as groups, and so are no features.
+    rows: a column and its value, as in split=train, that the rows have; chosen (N,) bool: which those are. aside:
+    columns that are read for something else, such as groups, and so are no features.
     """
 
     label_column: str | None = None
@@ -35,7 +39,23 @@ class ReadOptions:
     group_column: str | None = None
     group_names: tuple[str, ...] = ()
     rows: str | None = None
+    chosen: np.ndarray | None = None
     aside: frozenset[str] = frozenset()
+
+
+Value = TypeVar("Value")
+
+
+def of_chosen(values: Sequence[Value], options: ReadOptions) -> Sequence[Value]:
+    """Values of rows, where rows that were not chosen have that of the first that was.
+
+    They are dropped later; until then whatever they hold, such as no label, must not matter, and rows keep their
+    numbers.
+    """
+    if options.chosen is None or not options.chosen.any():
+        return values
+    first = values[int(options.chosen.argmax())]
+    return [value if chosen else first for value, chosen in zip(values, options.chosen, strict=True)]
 
 
 def user_path(text: str) -> Path:
