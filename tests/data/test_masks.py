@@ -134,6 +134,21 @@ def test_a_folder_of_images_and_masks(tmp_path):
     assert torch.equal(data.extra["mask"][1], torch.from_numpy(classes(1)))
 
 
+def test_images_without_a_mask_that_can_be_read_are_left_out_where_asked(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "masks" / "b.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b.png \(mask\)"):
+        load(f"segmentation:{tmp_path}")
+    data = load(f"segmentation:{tmp_path}", skip_bad=True)
+    assert data.rows_in_source.tolist() == [0, 2]
+    assert torch.equal(data.extra["mask"][1], torch.from_numpy(classes(2)))
+    assert any(note.startswith("1 images could not be read") for note in data.notes)
+    for name in "ac":
+        (tmp_path / "masks" / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the 3 masks can be read"):
+        load(f"segmentation:{tmp_path}", skip_bad=True)
+
+
 def test_folders_that_do_not_fit(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "masks" / "b.png").unlink()

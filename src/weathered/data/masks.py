@@ -50,15 +50,25 @@ def _short_depth(data: bytes) -> int | None:
     return data[24] if grey and data[24] in (2, 4) else None
 
 
-def decode_masks(encoded: Encoded, image_size: int | None, limit: int) -> UInt8[Tensor, "N H W"]:
-    """All masks of a source in order. limit: of their size in bytes.
+def decode_masks(
+    encoded: Encoded, image_size: int | None, limit: int, skip_bad: bool = False
+) -> tuple[UInt8[Tensor, "N H W"], dict[int, str]]:
+    """All masks of a source in order, and under skip_bad the rows of those that cannot be read, with the reason.
 
-    Raises BadImage for one that cannot be read, DataError if sizes differ or all together are above the limit.
+    limit: of their size in bytes. Raises BadImage for one that cannot be read without skip_bad, DataError if sizes
+    differ or all together are above the limit.
     """
     masks: np.ndarray | None = None
+    bad: dict[int, str] = {}
     for rows, source in encoded.chunks(np.arange(len(encoded)), CHUNK):
         for row in rows.tolist():
-            mask = decode_mask(source.read(row), f"{source.where(row)} (mask)", image_size)
+            try:
+                mask = decode_mask(source.read(row), f"{source.where(row)} (mask)", image_size)
+            except BadImage as error:
+                if not skip_bad:
+                    raise
+                bad[row] = str(error)
+                continue
             if masks is None:
                 size = len(encoded) * mask.size
                 if size > limit:
@@ -66,7 +76,7 @@ def decode_masks(encoded: Encoded, image_size: int | None, limit: int) -> UInt8[
                         f"{encoded.where(0)}: the masks take {size >> 20} MiB, the limit is {limit >> 20} MiB; pass a "
                         "smaller --image-size, or read them in Python with a larger memory_limit_bytes."
                     )
-                masks = np.empty((len(encoded), *mask.shape), np.uint8)
+                masks = np.full((len(encoded), *mask.shape), IGNORE, np.uint8)
             if mask.shape != masks.shape[1:]:
                 first, this = "x".join(map(str, masks.shape[1:])), "x".join(map(str, mask.shape))
                 raise DataError(
@@ -74,7 +84,9 @@ def decode_masks(encoded: Encoded, image_size: int | None, limit: int) -> UInt8[
                     "to one size."
                 )
             masks[row] = mask
-    return torch.from_numpy(masks if masks is not None else np.empty((0, 1, 1), np.uint8))
+    if masks is None and bad:
+        raise DataError(f"none of the {len(bad)} masks can be read, the first: {next(iter(bad.values()))}")
+    return torch.from_numpy(masks if masks is not None else np.empty((0, 1, 1), np.uint8)), bad
 
 
 def agreed_names(training: tuple[str, ...] | None, own: tuple[str, ...] | None, where: str) -> tuple[str, ...] | None:

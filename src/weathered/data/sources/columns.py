@@ -61,14 +61,14 @@ def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions)
         new = set(values) - set(options.group_names)
         names = (*options.group_names, *sorted(new, key=_by_number))
         codes = {name: code for code, name in enumerate(names)}
-        groups = torch.tensor([codes[value] for value in values], dtype=torch.int64)
+        groups = torch.tensor([codes[value] for value in values], dtype=torch.int64)[dataset.rows_in_source]
         dataset = dataset.replace(extra={**dataset.extra, "group": groups}, group_names=names)
     elif "group" in dataset.extra:
         dataset = _numbered(dataset, options.group_names)
     if options.chosen is None:
         return dataset
     note = f"The {int(options.chosen.sum())} of {len(options.chosen)} rows with {options.rows}."
-    return dataset.select(torch.from_numpy(options.chosen), note)
+    return dataset.select(torch.from_numpy(options.chosen)[dataset.rows_in_source], note)
 
 
 def _numbered(dataset: Dataset, known: tuple[str, ...]) -> Dataset:

@@ -76,7 +76,7 @@ def load(
     """
     options = ReadOptions(
         label_column, clean_column, class_names, image_size, root, False, memory_limit_bytes,
-        mask_column=mask_column, ignore_label=ignore_label, group_column=group_column, rows=rows,
+        mask_column=mask_column, ignore_label=ignore_label, skip_bad=skip_bad, group_column=group_column, rows=rows,
     )  # fmt: skip
     dataset = read_source(spec, options)
     index = None if limit is None else random_subset(len(dataset), limit, seed)
@@ -120,7 +120,7 @@ def load_pair(
     """
     options = ReadOptions(
         label_column, clean_column, None, image_size, root, False, memory_limit_bytes, left_out=not_features,
-        mask_column=mask_column, ignore_label=ignore_label, group_column=group_column, rows=rows,
+        mask_column=mask_column, ignore_label=ignore_label, skip_bad=skip_bad, group_column=group_column, rows=rows,
     )  # fmt: skip
     if test_rows is not None and test_spec is None:
         if rows is None:
@@ -250,7 +250,9 @@ def read_source(spec: str, options: ReadOptions) -> Dataset:
         raise DataError(f"{spec}: --ignore-label names a value of masks, but these data have none.")
     if options.image_size is not None:
         dataset = resized(dataset, options.image_size)
-    return with_columns(dataset.replace(source_rows=torch.arange(len(dataset))), name, rest, options)
+    if dataset.source_rows is None:
+        dataset = dataset.replace(source_rows=torch.arange(len(dataset)))
+    return with_columns(dataset, name, rest, options)
 
 
 def parse_source(spec: str) -> tuple[str, str]:

@@ -14,15 +14,15 @@ from weathered.data.labels import MissingColumn
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """label_column, clean_column: columns of labels and of the truth. class_names: of the training set, when a test
-    set is read. image_size: side to which images are resized. root: folder of downloaded files. test: whether a test
-    set is read, so that the test split is wanted where a source has one and none is named. memory_limit_bytes: arrays
-    above it are refused. not_features: label columns of the training table, which are no features of a test table
-    either. left_out: columns of a table that the user wants for no feature; a training table must have them.
-    mask_column: masks beside images, which take the place of labels. ignore_label: value of pixels without a class,
-    besides 255. group_column: the group of each row; group_names: of the training set, when a test set is read.
-    rows: a column and its value, as in split=train, that the rows have; chosen (N,) bool: which those are. aside:
-    columns that are read for something else, such as groups, and so are no features.
+    """label_column, clean_column: columns of labels and of the truth. class_names: of the training set, when a test set
+    is read. image_size: side to which images are resized. root: folder of downloaded files. test: whether a test set is
+    read, so that the test split is wanted where a source has one and none is named. memory_limit_bytes: arrays above it
+    are refused. not_features: label columns of the training table, which are no features of a test table either.
+    left_out: columns of a table that the user wants for no feature; a training table must have them. mask_column: masks
+    beside images, which take the place of labels. ignore_label: value of pixels without a class, besides 255. skip_bad:
+    whether images whose mask cannot be read are left out. group_column: the group of each row; group_names: of the
+    training set, when a test set is read. rows: a column and its value, as in split=train, that the rows have; chosen
+    (N,) bool: which those are. aside: columns that are read for something else, such as groups, and so are no features.
     """
 
     label_column: str | None = None
@@ -36,6 +36,7 @@ class ReadOptions:
     left_out: tuple[str, ...] = ()
     mask_column: str | None = None
     ignore_label: int | None = None
+    skip_bad: bool = False
     group_column: str | None = None
     group_names: tuple[str, ...] = ()
     rows: str | None = None

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
 from weathered.core.errors import DataError
+from weathered.data.cache import drop_bad
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import Encoded, FileImages
 from weathered.data.images import SUFFIXES
@@ -36,12 +39,15 @@ def masked(
 ) -> Dataset:
     """Segmentation data from undecoded images and masks, row by row; names of classes are their numbers without any.
 
+    Under `skip_bad` images whose mask cannot be read are left out.
+
     Raises DataError if a mask has a class without a name.
     """
     inputs = StreamInputs(images, image_size=options.image_size)
-    decoded = without_label(decode_masks(masks, options.image_size, options.memory_limit_bytes), options.ignore_label)
+    decoded, bad = decode_masks(masks, options.image_size, options.memory_limit_bytes, options.skip_bad)
     names = agreed_names(options.class_names, class_names, name)
-    return Dataset.segmentation(inputs, decoded, names, name=name)
+    dataset = Dataset.segmentation(inputs, without_label(decoded, options.ignore_label), names, name=name)
+    return drop_bad(dataset.replace(source_rows=torch.arange(len(dataset))), bad, options.skip_bad)
 
 
 def _files(root: Path, name: str) -> dict[str, str]:
