@@ -24,14 +24,22 @@ def images() -> Dataset:
     return Dataset.of(pixels.contiguous(), torch.arange(40) % 10)
 
 
+@pytest.fixture(scope="module")
+def pixels() -> Dataset:
+    """Four images of 32x32 with a class for each pixel, three classes."""
+    masks = torch.arange(4 * 32 * 32).remainder(3).to(torch.uint8).view(4, 32, 32)
+    return Dataset.segmentation(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), masks)
+
+
 def test_each_claim_has_a_recipe_and_each_recipe_a_method():
     named = {path.stem.rpartition("-")[0] for path in FILES}
     assert set(CLAIMED) <= named <= set(TABLE)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_recipes_resolve_and_their_parts_fit_together(path, images):
+def test_recipes_resolve_and_their_parts_fit_together(path, images, pixels):
     recipe = Recipe.from_file(path)
+    images = pixels if recipe.data.mask_column else images
     for use in resolve(recipe.data.make):
         assert use.entry.slot == "maker"
         build(use)
@@ -41,17 +49,21 @@ def test_recipes_resolve_and_their_parts_fit_together(path, images):
     parts = build_parts(uses, images)
     aux = {name: load_auxiliary("gaussian:size=4", images, 0) for name, _ in map(split_spec, recipe.data.aux)}
     # a small network stands for the recipe's, which would only cost time here
-    model, held = build_model("cnn_small", images, head=parts.head), images if recipe.data.validation else None
+    small = "unet:width=4,depth=1" if images.is_segmentation else "cnn_small"
+    model, held = build_model(small, images, head=parts.head), images if recipe.data.validation else None
     Run(model, images, validation=held, aux=aux, settings=recipe.settings, **parts.slots)
     assert len(recipe.hash) == 12
 
 
 @pytest.mark.parametrize("spec", sorted({Recipe.from_file(path).model for path in FILES}))
-def test_the_models_of_recipes_exist(spec, images):
+def test_the_models_of_recipes_exist(spec, images, pixels):
     with torch.device("meta") if spec.startswith("timm:") else torch.device("cpu"):
         if spec.startswith("timm:"):
             import timm
 
             assert timm.is_model(spec.removeprefix("timm:"))
+        elif spec.startswith("unet:"):
+            # without its weights, which would be downloaded
+            build_model(spec.replace("pretrained=true", "pretrained=false"), pixels)
         else:
             build_model(spec, images)
