@@ -82,6 +82,11 @@ ENTRIES: tuple[Entry, ...] = (
         "Lin, ICCV 2017", "Cross entropy that counts less where the label is predicted well already.",
     ),
     Entry(
+        "softmax-binary-cross-entropy",
+        "weathered.losses.softmax_binary_cross_entropy:SoftmaxBinaryCrossEntropy", "loss", (MIX,),
+        "Verma, ICML 2019", "Each class asked by itself on softmax probabilities.", card="manifold-mixup",
+    ),
+    Entry(
         "forward-correction", "weathered.losses.forward_correction:ForwardCorrection", "loss", (NOISE,),
         "Patrini, CVPR 2017", "Pass predictions through the known label noise before the loss.",
     ),
@@ -190,6 +195,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "automix", "weathered.procedures.automix:AutoMix", "procedure", (MIX,),
         "Liu, ECCV 2022", "Learn the mixing mask together with the classifier.",
+    ),
+    Entry(
+        "manifold-mixup", "weathered.procedures.manifold_mixup:ManifoldMixup", "procedure", (MIX,),
+        "Verma, ICML 2019", "Blend hidden states of pairs, at a layer drawn for each batch.",
     ),
     Entry(
         "smoothmix", "weathered.procedures.smoothmix:SmoothMix", "procedure", (ROBUST,),

@@ -55,6 +55,7 @@ class CNNSmall(nn.Module):
                 nn.Sequential(_block(wide, wide, norm)),
             ]
         )
+        self.stage_names = tuple(f"stages.{number}" for number in range(len(self.stages)))
         self.num_features = wide
 
     def forward_intermediates(

@@ -22,6 +22,7 @@ class MLP(nn.Module):
             layers += [nn.Linear(size, width), *([nn.BatchNorm1d(width)] if norm else []), nn.ReLU()]
             size = width
         self.layers = nn.Sequential(*layers)
+        self.stage_names = tuple(f"layers.{i}" for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU))
         self.num_features = width
 
     def forward_features(self, x: Tensor) -> Float[Tensor, "B D"]:
