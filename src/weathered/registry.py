@@ -201,6 +201,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Verma, ICML 2019", "Blend hidden states of pairs, at a layer drawn for each batch.",
     ),
     Entry(
+        "multimix", "weathered.procedures.multimix:MultiMix", "procedure", (MIX,),
+        "Venkataramanan, NeurIPS 2023", "Many mixtures of a batch's embeddings for one pass through the network.",
+    ),
+    Entry(
         "smoothmix", "weathered.procedures.smoothmix:SmoothMix", "procedure", (ROBUST,),
         "Jeong, NeurIPS 2021", "Noise training that flattens over-confident directions, for certified robustness.",
     ),
