@@ -64,6 +64,14 @@ def test_equal_difficulties_weigh_one_exactly_for_any_number_of_classes(value):
         assert torch.equal(weights, torch.ones(classes, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("weighted_mean", [False, True])
+def test_before_the_first_measurement_losses_stay_bit_for_bit(weighted_mean):
+    made = CDB(49, weighted_mean=weighted_mean)
+    for size in range(1, 200):
+        losses = torch.rand(size, generator=generator(size))
+        assert torch.equal(made(losses, torch.arange(size) % 49, 0.0) * losses, losses)
+
+
 @given(DIFFICULTIES)
 def test_tau_zero_weighs_one(difficulty):
     assert_close(part(difficulty, tau=0.0).class_weights, torch.ones(len(difficulty), dtype=torch.float64))

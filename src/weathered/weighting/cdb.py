@@ -49,4 +49,4 @@ class CDB(DifficultyPart):
     ) -> Float[Tensor, "B"]:
         weights = mixture_weights(self.class_weights, as_target(target), losses.detach())
         total = weights.sum()
-        return weights * (len(weights) / total) if self.weighted_mean and float(total) > 0 else weights
+        return weights * len(weights) / total if self.weighted_mean and float(total) > 0 else weights
