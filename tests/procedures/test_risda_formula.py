@@ -108,6 +108,18 @@ def test_single_precision_of_vectors_far_from_the_origin_keeps_the_sign():
     assert_close(found.double(), exact, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_half_precision_is_computed_in_single(dtype, diagonal):
+    p = Problem()
+    logits, weight, shift = torch.zeros(20, 5, dtype=dtype), (100 * p.weight).to(dtype), p.shift.float()
+    covariances = (p.covariances.diagonal(dim1=1, dim2=2) if diagonal else p.covariances).float()
+    found = augmented_logits(logits, p.labels, weight, covariances, shift, 0.5, 0.5)
+    # the quadratic is beyond the largest number of half precision
+    assert float(found.max()) > 66_000
+    assert_close(found, augmented_logits(logits.float(), p.labels, weight.float(), covariances, shift, 0.5, 0.5))
+
+
 @pytest.mark.parametrize(("spread", "tight"), [(0.05, True), (1.0, False)])
 def test_bounds_the_mean_loss_of_drawn_features(spread, tight):
     p = Problem(rows=1, classes=4, width=6, spread=spread)
