@@ -198,8 +198,9 @@ def test_bad_input_is_refused(images):
         FeatureCalibration().fit(features[:3], labels)
     with pytest.raises(ValueError, match="call fit"):
         FeatureCalibration().sample(generator(0))
-    with pytest.raises(ValueError, match="not positive definite"):
-        FeatureCalibration().fit(torch.ones_like(features), labels).sample(generator(0))
+    for ridge, z in ((1e-3, torch.ones_like(features)), (1e-20, torch.cat([features, features], 1))):
+        with pytest.raises(ValueError, match=f"not positive definite: raise ridge={ridge:g}, unless no feature varies"):
+            FeatureCalibration(ridge=ridge).fit(z, labels).sample(generator(0))
     with pytest.warns(UserWarning, match="9 neighbours were asked for, but only 2 classes are frequent"):
         found = FeatureCalibration(9).fit(features, labels)
     assert torch.equal(found.means_, FeatureCalibration(2).fit(features, labels).means_)
