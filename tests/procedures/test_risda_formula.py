@@ -86,6 +86,16 @@ def test_an_identity_graph_is_isda():
     assert_close(borrowed, p.loss(0.0, 0.5), atol=1e-7, rtol=0)
 
 
+def test_the_shift_goes_from_the_own_mean_to_those_of_the_classes_it_is_taken_for():
+    means = torch.tensor([[0.0, 0.0], [4.0, 2.0], [8.0, -6.0]])
+    # all of class 0 is taken for 1, class 1 for itself, half of class 2 for 0
+    graph = torch.tensor([[0, 1, 0], [0, 1, 0], [0.5, 0, 0.5]], dtype=torch.float64)
+    assert mean_shift(graph, means).tolist() == [[4, 2], [0, 0], [-4, 3]]
+    p = Problem()
+    by_hand = [sum(p.graph[c, j] * p.means[j] for j in range(5)) - p.means[c] for c in range(5)]
+    assert_close(p.shift, torch.stack(by_hand))
+
+
 @given(seeds, st.floats(0, 3), st.floats(0, 3))
 @settings(deadline=None, max_examples=30)
 def test_the_logit_of_the_label_stays_and_the_others_do_not_fall(seed, alpha, beta):
