@@ -60,6 +60,16 @@ def test_what_is_missing_is_said(weathered, table):
     assert code == 2
 
 
+def test_a_group_without_a_training_row_is_named(weathered, table, tmp_path):
+    lines = (tmp_path / table).read_text().splitlines()
+    part = ["part", *("test" if ",north," in line else "train" for line in lines[1:])]
+    (tmp_path / "t.csv").write_text("\n".join(f"{line},{p}" for line, p in zip(lines, part, strict=True)) + "\n")
+    chosen = ("--group-column", "site", "--rows", "part=train", "--test-rows", "part=test")
+    code, _, err = weathered("train", "t.csv", *SMALL, *chosen, "--use", "group-vs-loss")
+    assert code == 2
+    assert "group-vs-loss: every group needs at least one training sample, group 'north' has 0" in err
+
+
 def test_groups_in_the_test_set_alone_are_audited_without_training_counts(weathered, tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((60, 2)), rng.integers(0, 2, 60)

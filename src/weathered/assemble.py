@@ -120,10 +120,22 @@ def build(use: Use, dataset: Dataset | None = None) -> Any:
             if dataset is None:
                 raise SpecError(f"{use.slug} needs '{name}' from the data.")
             options[name] = getattr(dataset, name)
+    if "group_counts" in known and dataset is not None:
+        _check_groups(use, dataset)
     try:
         return factory(**options)
     except (ValueError, TypeError) as error:
         raise SpecError(f"{use.slug}: {error}.") from error
+
+
+def _check_groups(use: Use, dataset: Dataset) -> None:
+    # a part knows groups by their numbers alone
+    for name, count in zip(dataset.names_of_groups, dataset.group_counts.tolist(), strict=True):
+        if not count:
+            raise SpecError(
+                f"{use.slug}: every group needs at least one training sample, group '{name}' has 0; leave it out of "
+                "the data, or add samples of it to the training data."
+            )
 
 
 def _is_loss(annotation: Any) -> bool:

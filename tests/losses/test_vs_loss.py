@@ -55,6 +55,16 @@ def test_factors_are_one_for_the_most_frequent_and_fall_with_the_count():
 def test_only_ratios_of_counts_matter(factor):
     scaled = VSLoss([factor * n for n in COUNTS])
     assert_close(scaled(drawn(), LABELS), VSLoss(COUNTS)(drawn(), LABELS), atol=1e-12, rtol=0)
+    groups = GroupVSLoss([factor * n for n in GROUP_COUNTS])
+    expected = GroupVSLoss(GROUP_COUNTS)(drawn(), LABELS, GROUPS)
+    assert_close(groups(drawn(), LABELS, GROUPS), expected, atol=1e-12, rtol=0)
+
+
+@given(st.floats(0, 2), st.floats(0, 3), st.floats(-20, 20))
+def test_one_constant_on_all_offsets_changes_nothing(gamma, tau, constant):
+    plain, moved = VSLoss(COUNTS, gamma, tau), VSLoss(COUNTS, gamma, tau)
+    moved.offsets = moved.offsets + constant
+    assert_close(moved(drawn(), LABELS), plain(drawn(), LABELS), atol=1e-10, rtol=0)
 
 
 def test_gradient_is_the_factor_times_the_residual():
@@ -112,6 +122,15 @@ def test_offsets_of_groups_act_because_they_meet_the_label_alone():
     everywhere = z * with_offset.factors[GROUPS, None] - with_offset.offsets[GROUPS, None]
     assert_close(per_sample(everywhere, labels), without(z, labels, GROUPS))
     assert ((with_offset(z, labels, GROUPS) - without(z, labels, GROUPS)) > 1e-3).all()
+
+
+def test_gradient_of_groups_is_the_factor_times_the_residual():
+    z = drawn().requires_grad_()
+    part = GroupVSLoss(GROUP_COUNTS, 0.3, 1.2)
+    (gradient,) = torch.autograd.grad(part(z, LABELS, GROUPS).sum(), z)
+    factor, onehot = part.factors[GROUPS, None], F.one_hot(LABELS, 4)
+    residual = (factor * z - part.offsets[GROUPS, None] * onehot).softmax(1) - onehot
+    assert_close(gradient, factor * residual, rtol=1e-9, atol=1e-12)
 
 
 def test_two_classes_in_their_own_groups_are_the_binary_form():
@@ -219,4 +238,10 @@ def test_a_run_gives_each_sample_its_group(small_digits):
 def test_half_precision_is_computed_in_single():
     z = drawn().half()
     assert_close(VSLoss(COUNTS)(z, LABELS), VSLoss(COUNTS)(z.float(), LABELS), atol=1e-6, rtol=0)
-    assert GroupVSLoss(GROUP_COUNTS)(z, LABELS, GROUPS).dtype == torch.float32
+    groups = GroupVSLoss(GROUP_COUNTS)
+    assert_close(groups(z, LABELS, GROUPS), groups(z.float(), LABELS, GROUPS), atol=1e-6, rtol=0)
+    # a margin of 120000 is beyond the largest number of half precision
+    wide = torch.tensor([[60_000.0, -60_000, 0, 0]]).half()
+    for losses in (VSLoss(COUNTS)(wide, LABELS[1:2]), groups(wide, LABELS[1:2], GROUPS[:1])):
+        assert losses.dtype == torch.float32
+        assert 66_000 < float(losses) < 121_000

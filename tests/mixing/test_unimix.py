@@ -221,9 +221,16 @@ def test_images_keep_their_layout_and_type_and_the_callers_batch_is_untouched(la
 
 def test_one_sample_is_its_own_partner():
     batch = Batch.of(images(1), torch.tensor([2]))
-    mixed = UniMix(COUNTS)(batch, generator(0))
+    with pytest.warns(UserWarning, match="one sample has no partner.*raise the batch size"):
+        mixed = UniMix(COUNTS)(batch, generator(0))
     assert torch.equal(mixed.x, batch.x)
     assert_close(mixed.target.dense(4), torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
+
+
+def test_an_empty_batch_stays_as_it_is():
+    mixed = UniMix(COUNTS)(Batch.of(images(0), torch.zeros(0).long()), generator(0))
+    assert mixed.x.shape == (0, 3, 5, 4)
+    assert len(mixed.target) == 0
 
 
 def test_nothing_of_the_mixture_has_a_gradient_but_the_inputs():

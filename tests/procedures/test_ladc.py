@@ -71,6 +71,20 @@ def test_the_second_stage_is_descent_on_the_balanced_set(images):
     assert_close(found, expected)
 
 
+def test_classes_of_one_size_train_the_classifier_on_the_rows_as_they_are(images):
+    run = make(images, LADC(0.5), data=images)
+    half = run.total_steps // 2
+    fit(run, max_steps=half)
+    x = run.train.floats(torch.arange(len(run.train)))
+    run.model.eval()
+    with torch.no_grad():
+        z = run.model.forward_head(run.model.forward_features(x), pre_logits=True)
+    fit(run, max_steps=1)
+    rows, labels = run.procedure._balanced
+    assert_close(rows, z)
+    assert torch.equal(labels, run.train.labels)
+
+
 def test_a_pass_shows_each_row_of_the_balanced_set_once(images):
     run = make(images, LADC(0.0))
     rows, labels = torch.arange(48.0)[:, None], torch.zeros(48).long()

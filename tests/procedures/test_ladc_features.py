@@ -68,6 +68,14 @@ def test_blending_by_hand():
     assert_close(found.covariances_[0], plain.covariances[0] + 1e-3 * within * torch.eye(6).double())
 
 
+def test_the_nearest_class_is_that_of_the_shortest_straight_way():
+    means = torch.tensor([[3.0, 3.0], [5.0, 0.0], [0.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    away = torch.tensor([[0.1, 0.0], [-0.1, 0.0], [0.0, 0.1], [0.0, -0.1], [0.0, 0.0]])
+    found = FeatureCalibration(1).fit(means[labels] + away, labels)
+    assert found.neighbours_[2].tolist() == [0]
+
+
 def test_delta_zero_with_one_neighbour_takes_its_mean_exactly():
     features, labels = tail()
     found = FeatureCalibration(1, delta=0.0).fit(features, labels)
@@ -198,8 +206,9 @@ def test_bad_input_is_refused(images):
         FeatureCalibration().fit(features[:3], labels)
     with pytest.raises(ValueError, match="call fit"):
         FeatureCalibration().sample(generator(0))
-    with pytest.raises(ValueError, match="not positive definite"):
-        FeatureCalibration().fit(torch.ones_like(features), labels).sample(generator(0))
+    for ridge, z in ((1e-3, torch.ones_like(features)), (1e-20, torch.cat([features, features], 1))):
+        with pytest.raises(ValueError, match=f"not positive definite: raise ridge={ridge:g}, unless no feature varies"):
+            FeatureCalibration(ridge=ridge).fit(z, labels).sample(generator(0))
     with pytest.warns(UserWarning, match="9 neighbours were asked for, but only 2 classes are frequent"):
         found = FeatureCalibration(9).fit(features, labels)
     assert torch.equal(found.means_, FeatureCalibration(2).fit(features, labels).means_)

@@ -133,6 +133,19 @@ def test_the_loss_of_a_step_is_the_formula(tailed):
 
 
 @pytest.mark.filterwarnings("ignore:classes are confused too little")
+def test_the_first_step_of_the_classifier_knows_the_covariances_of_its_batch(tailed):
+    seen = []
+
+    class Watched(RISDA):
+        def augmented_loss(self, run, batch, features):
+            seen.append(self.statistics.counts.clone())
+            return super().augmented_loss(run, batch, features)
+
+    fit(make(tailed, Watched(start=0.0), settings=Settings(epochs=1, batch_size=34)))
+    assert torch.equal(seen[0], tailed.class_counts)
+
+
+@pytest.mark.filterwarnings("ignore:classes are confused too little")
 @pytest.mark.parametrize("start", [0.0, 0.125, 0.1875])
 def test_resumes_bit_for_bit(images, assert_resumes, start):
     """Of 16 steps it begins before, at and after the third, where the run goes on."""

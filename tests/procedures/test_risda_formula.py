@@ -86,6 +86,16 @@ def test_an_identity_graph_is_isda():
     assert_close(borrowed, p.loss(0.0, 0.5), atol=1e-7, rtol=0)
 
 
+def test_the_shift_goes_from_the_own_mean_to_those_of_the_classes_it_is_taken_for():
+    means = torch.tensor([[0.0, 0.0], [4.0, 2.0], [8.0, -6.0]])
+    # all of class 0 is taken for 1, class 1 for itself, half of class 2 for 0
+    graph = torch.tensor([[0, 1, 0], [0, 1, 0], [0.5, 0, 0.5]], dtype=torch.float64)
+    assert mean_shift(graph, means).tolist() == [[4, 2], [0, 0], [-4, 3]]
+    p = Problem()
+    by_hand = [sum(p.graph[c, j] * p.means[j] for j in range(5)) - p.means[c] for c in range(5)]
+    assert_close(p.shift, torch.stack(by_hand))
+
+
 @given(seeds, st.floats(0, 3), st.floats(0, 3))
 @settings(deadline=None, max_examples=30)
 def test_the_logit_of_the_label_stays_and_the_others_do_not_fall(seed, alpha, beta):
@@ -106,6 +116,18 @@ def test_single_precision_of_vectors_far_from_the_origin_keeps_the_sign():
     exact = augmented_logits(logits.double(), p.labels, far.double(), p.covariances, p.shift, 0, 1)
     assert bool((found >= 0).all())
     assert_close(found.double(), exact, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_half_precision_is_computed_in_single(dtype, diagonal):
+    p = Problem()
+    logits, weight, shift = torch.zeros(20, 5, dtype=dtype), (100 * p.weight).to(dtype), p.shift.float()
+    covariances = (p.covariances.diagonal(dim1=1, dim2=2) if diagonal else p.covariances).float()
+    found = augmented_logits(logits, p.labels, weight, covariances, shift, 0.5, 0.5)
+    # the quadratic is beyond the largest number of half precision
+    assert float(found.max()) > 66_000
+    assert_close(found, augmented_logits(logits.float(), p.labels, weight.float(), covariances, shift, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(("spread", "tight"), [(0.05, True), (1.0, False)])

@@ -193,6 +193,14 @@ def test_rho_grows_only_where_the_constraint_is_broken_and_has_not_come_down():
         assert (constraint(z, 6.0).mean(0)[drawn.rho > before] > 0).all()
 
 
+@pytest.mark.parametrize(("before", "grown"), [(0.2, 1.2), (0.9, 1.0)])
+def test_what_rho_compares_with_is_the_mean_of_the_epoch_before(before, grown):
+    term = CALS(4, margin=1.0, rho_step=2)
+    for epochs, beyond in enumerate((1.0, 0.5, before, 0.48), start=1):
+        learn(term, far(1.0, beyond), epochs=epochs)
+    assert term.rho.tolist() == pytest.approx([1, grown, grown, grown])
+
+
 def test_rho_does_not_grow_before_there_is_a_mean_to_compare_with():
     term = learn(CALS(4, margin=1.0, rho_step=1), far(1.0, 5.0))
     assert term.rho.tolist() == [1, 1, 1, 1]

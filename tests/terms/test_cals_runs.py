@@ -13,6 +13,7 @@ from weathered.core.rng import generator
 from weathered.core.roles import Output
 from weathered.core.run import Run
 from weathered.core.settings import Settings
+from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
 from weathered.terms.cals import CALS, constraint
 
@@ -103,6 +104,28 @@ def test_a_loss_with_a_scale_of_its_own_is_measured_at_that_scale(small_digits):
     fit(run, max_steps=run.steps_per_epoch)
     assert run.validation is not None
     assert_close(learned.multipliers, learn(term, run.predict(run.validation)).multipliers)
+
+
+def test_images_without_a_labelled_pixel_add_nothing():
+    rng = generator(0, "maps")
+    pixels = torch.randint(256, (6, 3, 8, 8), generator=rng).to(torch.uint8)
+    mask = torch.randint(3, (6, 8, 8), generator=rng).to(torch.uint8)
+    mask[::2] = 255
+    data = Dataset.of(pixels, torch.arange(6) % 3, extra={"mask": mask})
+    term = CALS(3, margin=0.1)
+    run = Run(
+        lambda seed: build_model("unet:width=4,depth=1", data, seed=seed),
+        data,
+        terms=[term],
+        validation=data.select(torch.arange(3, 6)),
+        settings=Settings(epochs=2, batch_size=1, lr=0.05),
+    )
+    run.begin_step()
+    rows = torch.tensor([0, 2])
+    batch = run.prepare(data.floats(rows), data.labels[rows], rows)
+    assert float(run.objective(run.forward(batch.x), batch).detach()) == 0
+    fit(run)
+    assert float(term.multipliers.max()) > 1e-3
 
 
 def test_resumes_bit_for_bit(small_digits, tmp_path):

@@ -129,11 +129,12 @@ def test_absent_classes_give_no_term():
 
 
 def test_without_any_class_the_loss_is_zero_and_can_be_differentiated():
-    features = maps()[0].requires_grad_()
-    loss = center_collapse(features, torch.full((3, 5, 5), 255), frame_of())
-    loss.backward()
-    assert float(loss.detach()) == 0
-    assert torch.equal(features.grad, torch.zeros_like(features))
+    for size in (1.0, 1e38):
+        features = (size * maps()[0].abs().float()).requires_grad_()
+        loss = center_collapse(features, torch.full((3, 5, 5), 255), frame_of())
+        loss.backward()
+        assert float(loss.detach()) == 0
+        assert torch.equal(features.grad, torch.zeros_like(features))
 
 
 @given(seeds)
@@ -210,6 +211,11 @@ def test_bad_input_is_refused():
         center_collapse(features, labels[0], frame)
     with pytest.raises(ValueError, match="the simplex has 6 dimensions, the features have 5"):
         center_collapse(features[:, :5], labels, frame)
+    projector = random_projector(6, generator(0, "p"), 5, 8)
+    with pytest.raises(ValueError, match="the simplex has 6 dimensions, the projector gives 8"):
+        center_collapse(features, labels, frame, projector=projector)
+    with pytest.raises(ValueError, match="the projector takes 6 features, got 5"):
+        center_collapse(features[:, :5], labels, frame_of(dimension=8), projector=projector)
     with pytest.raises(ValueError, match="no image holds any class"):
         image_frequency(torch.full((2, 2, 2), 255), 3)
     with pytest.raises(ValueError, match="needs as many features or more, got 3; use a wider network or projector"):

@@ -100,6 +100,13 @@ def test_the_term_is_the_function_also_on_maps(small_digits):
     assert_close(found, 0.3 * center_collapse(features, labels, term.frame.double()), atol=1e-6, rtol=1e-6)
 
 
+def test_the_prior_of_a_run_is_the_log_of_the_shares_of_its_images(small_digits):
+    rows = torch.arange(200) >= torch.where(small_digits.labels == 3, 150, 0)
+    data, term = small_digits.select(rows), CenterCollapse(10, prior=True)
+    fit(make(data, term), max_steps=1)
+    assert_close(term.log_prior, (data.class_counts / len(data)).log(), atol=1e-6, rtol=0)
+
+
 def test_it_moves_class_means_apart(small_digits):
     def largest_cosine(run):
         with torch.no_grad():

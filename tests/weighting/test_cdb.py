@@ -57,6 +57,21 @@ def test_equal_difficulties_weigh_one_exactly_and_draw_classes_alike(tau, value)
     assert_close(drawn, torch.full((4,), 0.25, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("value", [0.3, 1.0])
+def test_equal_difficulties_weigh_one_exactly_for_any_number_of_classes(value):
+    for classes in range(2, 200):
+        weights = part(torch.full((classes,), value)).class_weights
+        assert torch.equal(weights, torch.ones(classes, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("weighted_mean", [False, True])
+def test_before_the_first_measurement_losses_stay_bit_for_bit(weighted_mean):
+    made = CDB(49, weighted_mean=weighted_mean)
+    for size in range(1, 200):
+        losses = torch.rand(size, generator=generator(size))
+        assert torch.equal(made(losses, torch.arange(size) % 49, 0.0) * losses, losses)
+
+
 @given(DIFFICULTIES)
 def test_tau_zero_weighs_one(difficulty):
     assert_close(part(difficulty, tau=0.0).class_weights, torch.ones(len(difficulty), dtype=torch.float64))
@@ -167,6 +182,18 @@ def test_perfect_absent_and_floored_classes():
     assert kept.tolist() == pytest.approx([1 / 4, 2 / 3, 0.9, 0.2])
 
 
+@given(st.integers(1, 5), st.integers(0, 1000))
+def test_difficulty_knows_neither_the_order_nor_the_number_of_rows(times, seed):
+    rng = generator(seed, "rows")
+    labels = torch.cat([torch.arange(4), torch.randint(4, (20,), generator=rng)])
+    correct = torch.rand(24, generator=rng) < 0.6
+    # the rows of class 2 come again and again, and all of them in another order
+    again = torch.arange(24).repeat_interleave(torch.where(labels == 2, times, 1))
+    again = again[torch.randperm(len(again), generator=rng)]
+    expected = CDB(4).measured(correct, labels)
+    assert_close(CDB(4).measured(correct[again], labels[again]), expected, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("slot", ["reweight", "sampler"])
 def test_resumes_bit_for_bit(small_digits, slot):
     def run():
@@ -183,6 +210,14 @@ def test_bad_inputs(small_digits):
     for bad in (1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"difficulty must be in \[0, 1\], got .* for class 1"):
             part(torch.tensor([0.5, bad, 0.5]))
+    labels = torch.tensor([0, 1, 4])
+    for use in (
+        lambda: CDB(3)(torch.ones(3), labels, 0.5),
+        lambda: CDB(3).measured(torch.ones(3).bool(), labels),
+        lambda: CDBSampling(3).weights(labels, 0.5),
+    ):
+        with pytest.raises(ValueError, match=r"labels must be in \[0, 2\] for 3 class.* got 4"):
+            use()
     with pytest.raises(ValueError, match="one number for each class, got shape"):
         CDB(3).update(torch.ones(4))
     for options, message in (

@@ -236,11 +236,10 @@ class Run:
         self.check_finite(losses)
         weights = self.weights(losses, batch.target)
         weighted = losses if weights is None else weights * losses
-        # images without a labelled pixel leave nothing to average
-        total = weighted.mean() if len(weighted) else weighted.sum()
+        total = _mean(weighted)
         for term in self.terms:
             self.used[id(term)] += 1
-            total = total + term(self, batch, output).mean()
+            total = total + _mean(term(self, batch, output))
         return total
 
     def take_step(self, closure: Callable[[], Tensor]) -> None:
@@ -319,6 +318,11 @@ class Run:
         self.used[id(self.sampler)] += 1
         weights = self.sampler.weights(self.train.labels, epoch / self.settings.epochs)
         return weighted_rows(weights, len(self.train), rng)
+
+
+def _mean(values: Tensor) -> Float[Tensor, ""]:
+    # images without a labelled pixel leave nothing to average
+    return values.mean() if values.numel() else values.sum()
 
 
 def _one_device(precision: str) -> Fabric:

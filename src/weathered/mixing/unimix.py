@@ -14,6 +14,7 @@ that option is left out. Apply it after augmentation of single images.
 """
 
 import math
+import warnings
 
 import torch
 from jaxtyping import Float, Int
@@ -58,8 +59,8 @@ class UniMix(BatchTransform):
     shares; in (0, 1) they lean towards the rarer sample, at 1 they do not, above 1 they shun the ratio of the counts.
     tau <= 0: exponent of the counts with which partners are drawn; the authors take -0.5 for CIFAR-10 and -0.1, almost
     natural, for CIFAR-100.
-    A class that is missing from a batch cannot be drawn, and a sample alone is its own partner. Needs one label for
-    each sample. Index and extra columns stay those of the own sample. Draws from a CPU generator.
+    A class that is missing from a batch cannot be drawn, and a sample alone is its own partner, with a warning. Needs
+    one label for each sample. Index and extra columns stay those of the own sample. Draws from a CPU generator.
     Raises ValueError for a label outside the counts, or for integer inputs. Source: Xu et al., NeurIPS 2021.
     """
 
@@ -86,6 +87,14 @@ class UniMix(BatchTransform):
         return partner, wrapped_share(rarity_ratio(counts, counts[partner]), beta)
 
     def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
-        partner, lam = self.draw(batch.target.single(), rng)
+        labels = batch.target.single()
+        if not len(labels):
+            return batch
+        if len(labels) == 1:
+            warnings.warn(
+                "a batch of one sample has no partner to be mixed with, so UniMix does nothing; raise the batch size",
+                stacklevel=3,
+            )
+        partner, lam = self.draw(labels, rng)
         x = blend(batch.x, lam, partner)
         return batch.replace(x=x, target=batch.target.mix(partner.to(x.device), lam))

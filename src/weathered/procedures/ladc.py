@@ -167,7 +167,10 @@ class FeatureCalibration:
         for c in missing.nonzero()[:, 0].tolist():
             factor, info = torch.linalg.cholesky_ex(self.covariances_[c])
             if int(info):
-                raise ValueError(f"the covariance of class {c} is not positive definite: features vary nowhere")
+                raise ValueError(
+                    f"the covariance of class {c} is not positive definite: raise ridge={self.ridge:g}, unless no "
+                    "feature varies within any class"
+                )
             noise = torch.randn(int(missing[c]), len(factor), dtype=torch.float64, generator=rng)
             drawn.append((self.means_[c] + noise @ factor.T).clamp_min(self._floor))
         return torch.cat(drawn), torch.arange(len(missing)).repeat_interleave(missing)

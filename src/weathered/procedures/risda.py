@@ -87,13 +87,14 @@ def augmentation(
     """beta/2 d_k^T S_y d_k + alpha d_k . shift_y for labels y in `classes`, with d_k = w_k - w_y; 0 for k = y.
 
     weight: class vectors, through which gradients flow. covariances (P, D, D), symmetric, or variances (P, D).
-    Raises ValueError for alpha or beta below 0.
+    Computed in at least float32. Raises ValueError for alpha or beta below 0.
     """
     for name, strength in (("alpha", alpha), ("beta", beta)):
         check_range(name, strength, 0 <= strength < float("inf"), "[0, infinity)")
     # differences of class vectors are all that counts, and are found more exactly around 0
-    vectors = weight - weight.mean(0)
-    covariances, shift, own = covariances.detach(), shift.detach(), vectors[classes]
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    vectors = wide - wide.mean(0)
+    covariances, shift, own = covariances.detach().to(wide), shift.detach().to(wide), vectors[classes]
     if covariances.ndim == 2:
         square = covariances @ vectors.square().T
         cross, last = (own * covariances) @ vectors.T, (own.square() * covariances).sum(1, keepdim=True)

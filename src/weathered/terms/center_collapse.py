@@ -154,15 +154,20 @@ def center_collapse(
     Raises ValueError for a scale out of range, shapes or labels that do not fit, or features that are not finite.
     """
     _check_scale(scale)
-    narrow = features
-    if projector is not None:
+    if projector is None:
+        narrow, source, width = features, "the features have", features.shape[1]
+    else:
+        if projector.reduce.shape[1] != features.shape[1]:
+            raise ValueError(f"the projector takes {projector.reduce.shape[1]} features, got {features.shape[1]}")
         # before the maps grow: a linear layer and interpolation can change places
         narrow = torch.einsum("rd,bd...->br...", projector.reduce.to(features), features)
-    if narrow.shape[1] != (frame.shape[0] if projector is None else projector.expand.shape[1]):
-        raise ValueError(f"the simplex has {frame.shape[0]} dimensions, the features have {narrow.shape[1]}")
+        source, width = "the projector gives", len(projector.expand)
+    if width != frame.shape[0]:
+        raise ValueError(f"the simplex has {frame.shape[0]} dimensions, {source} {width}")
     rows, kept = labelled(narrow, labels, frame.shape[1], ignore_index, resize)
     if not len(kept):
-        return features.float().sum() * 0
+        # of no row: a sum of all features may overflow, and 0 times infinity is NaN
+        return features[:0].float().sum()
     centres, classes = class_centres(rows, kept)
     if not bool(torch.isfinite(centres.detach()).all()):
         raise ValueError("features must be finite, but some are not; lower the learning rate or check the data")

@@ -13,7 +13,7 @@ from torch import Tensor
 from weathered.core.facts import Traits
 from weathered.core.target import Target, as_target
 from weathered.weighting.base import mixture_weights
-from weathered.weighting.difficulty import DifficultyPart, Tau, shares
+from weathered.weighting.difficulty import DifficultyPart, Tau, powers
 
 
 class CDB(DifficultyPart):
@@ -40,11 +40,13 @@ class CDB(DifficultyPart):
     @property
     def class_weights(self) -> Float[Tensor, "C"]:
         """The present weights, (C,) float64 with mean 1."""
-        return len(self.difficulty) * shares(self.difficulty, self.tau)
+        found = powers(self.difficulty, self.tau)
+        # in this order equal difficulties weigh 1 exactly, whatever the number of classes
+        return len(found) * found / found.sum()
 
     def __call__(
         self, losses: Float[Tensor, "B"], target: Target | Int[Tensor, "B"], progress: float
     ) -> Float[Tensor, "B"]:
         weights = mixture_weights(self.class_weights, as_target(target), losses.detach())
         total = weights.sum()
-        return weights * (len(weights) / total) if self.weighted_mean and float(total) > 0 else weights
+        return weights * len(weights) / total if self.weighted_mean and float(total) > 0 else weights

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weathered.weighting.base import check_labels
 from weathered.weighting.difficulty import DifficultyPart, shares
 
 
@@ -16,11 +17,13 @@ class CDBSampling(DifficultyPart):
     """Draw classes in proportion to a power of their errors on validation data, refreshed after an epoch.
 
     num_classes, tau, every, floor: see `DifficultyPart`. The paper's exact form was not found; this is its idea.
-    Raises ValueError where a class without training rows would have to be drawn. Source: Sinha et al., IJCV 2022.
+    Raises ValueError for a label outside the classes, or where a class without training rows would have to be drawn.
+    Source: Sinha et al., IJCV 2022.
     """
 
     def weights(self, labels: Int[Tensor, "N"], progress: float) -> Float[Tensor, "N"]:
         wanted = shares(self.difficulty, self.tau)
+        check_labels(labels, len(wanted))
         counts = torch.bincount(labels, minlength=len(wanted))
         if bool((lost := (counts == 0) & (wanted > 0)).any()):
             raise ValueError(f"class {int(lost.nonzero()[0])} has no training row, so it cannot be drawn; drop it")

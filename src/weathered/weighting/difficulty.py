@@ -19,6 +19,7 @@ from torch import Tensor
 from weathered.core.facts import Traits
 from weathered.core.predict import outcomes
 from weathered.core.roles import Part
+from weathered.weighting.base import check_labels
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
@@ -52,19 +53,23 @@ def exponent(difficulty: Float[Tensor, "C"], tau: Tau) -> float:
     return 2 * bend if tau == "dynamic" else bend
 
 
-def shares(difficulty: Float[Tensor, "C"], tau: Tau) -> Float[Tensor, "C"]:
-    """difficulty^tau divided by its sum, (C,) float64; 1 / C each where no class is difficult.
+def powers(difficulty: Float[Tensor, "C"], tau: Tau) -> Float[Tensor, "C"]:
+    """difficulty^tau in units of the hardest class, (C,) float64 in [0, 1]; 1 each where no class is difficult.
 
     difficulty (C,): in [0, 1]. Raises ValueError for one outside, or a tau out of range.
     """
     check_tau(tau)
     checked = check_difficulty(difficulty)
     if not bool((checked > 0).any()):
-        return torch.full_like(checked, 1 / len(checked))
-    power = exponent(checked, tau)
+        return torch.ones_like(checked)
     # of the hardest, so that no power underflows for all
-    powers = (checked / checked.max()) ** power
-    return powers / powers.sum()
+    return (checked / checked.max()) ** exponent(checked, tau)
+
+
+def shares(difficulty: Float[Tensor, "C"], tau: Tau) -> Float[Tensor, "C"]:
+    """`powers` divided by their sum, (C,) float64; arguments and errors are the same."""
+    found = powers(difficulty, tau)
+    return found / found.sum()
 
 
 def check_difficulty(difficulty: Tensor, num_classes: int | None = None) -> Float[Tensor, "C"]:
@@ -122,8 +127,12 @@ class DifficultyPart(Part):
         self.update(self.measured(logits.argmax(1) == labels, labels))
 
     def measured(self, correct: Tensor, labels: Int[Tensor, "M"]) -> Float[Tensor, "C"]:
-        """One minus the accuracy of each class; what was there before for a class without samples."""
+        """One minus the accuracy of each class; what was there before for a class without samples.
+
+        labels (M,): in [0, C). Raises ValueError for one outside.
+        """
         size = len(self.difficulty)
+        check_labels(labels, size)
         counts = torch.bincount(labels, minlength=size)
         hits = torch.zeros(size, dtype=torch.float64).index_add_(0, labels, correct.double())
         if bool((counts == 0).any()):
