@@ -12,6 +12,7 @@ SPECS = {
     "corrections": "corrections:file=corrections.csv",
     "corruption": "corruption:kind=fog,severity=3",
     "forward-correction": "forward-correction:noise_rate=0.4",
+    "one-of": "one-of:parts=['mixup','cutmix']",
     "open-set": "open-set:rate=0.2,source='npz:other.npz'",
 }
 """How commands name a method that cannot do without an option."""

@@ -18,6 +18,8 @@ from weathered.nn.build import build_model
 from weathered.registry import ENTRIES, TRAINING_SLOTS
 
 CHEAP = {
+    "multimix": "multimix:num_tuples=20",
+    "one-of": "one-of:parts=['mixup','crop-flip']",
     "acil": "acil:expansion=16",
     "absgd": "absgd:temperature=-2.0",
     "forward-correction": "forward-correction:noise_rate=0.4",
@@ -102,6 +104,7 @@ ON_PIXELS = {
     *("cross-entropy", "label-smoothing", "gce", "symmetric-cross-entropy", "forward-correction:noise_rate=0.4"),
     *("alpha-loss", "logitclip", "logitnorm", "ldam", "focal", "logit-adjustment", "vs-loss", "bayias"),
     *("drw:start=0.0", "class-balanced", "cdb", "crop-flip", "supervised", "cals", "center-collapse", "plain"),
+    "softmax-binary-cross-entropy",
 }
 """Parts that work on labels of pixels; all others are refused."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from weathered.core.errors import Incompatible, SpecError
 from weathered.core.facts import traits_of
-from weathered.core.roles import Loss
+from weathered.core.roles import BatchTransform, Loss
 from weathered.core.spec import as_annotated, check_options, near, option_types, parameters, parse, render
 from weathered.data.dataset import Dataset
 from weathered.registry import ALIASES, TABLE, TRAINING_SLOTS, Entry
@@ -110,6 +110,11 @@ def build(use: Use, dataset: Dataset | None = None) -> Any:
             if len(inner) != 1 or inner[0].entry.slot != "loss":
                 raise SpecError(f"{use.slug}: option '{name}' takes a loss, got '{value}'.")
             options[name] = build(inner[0], dataset)
+        elif isinstance(value, (list, tuple)) and BatchTransform in getattr(hints.get(name), "__args__", ()):
+            inner = [one for text in value for one in resolve([text])]
+            if wrong := next((one for one in inner if one.entry.slot != "transform"), None):
+                raise SpecError(f"{use.slug}: option '{name}' takes transforms, {wrong.slug} is a {wrong.entry.slot}.")
+            options[name] = [build(one, dataset) for one in inner]
         elif isinstance(value, str) and hints.get(name) is Dataset:
             from weathered.data.sources import load
 
@@ -194,6 +199,7 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
 
 def _counts_classes(use: Use) -> bool:
     """Whether the part, or a loss inside it, is told the class sizes or needs samples of every class."""
-    inner, part = resolve([use.options["base"]]) if "base" in use.options else [], import_part(use.entry)
+    texts = [*([use.options["base"]] if "base" in use.options else []), *use.options.get("parts", ())]
+    inner, part = [one for text in texts for one in resolve([text])], import_part(use.entry)
     told = "class_counts" in parameters(part) or "class_counts" in traits_of(part).needs
     return told or any(map(_counts_classes, inner))

@@ -160,6 +160,18 @@ ENTRIES: tuple[Entry, ...] = (
         "Yun, ICCV 2019", "Paste a box of another image; labels by the share of pixels.",
     ),
     Entry(
+        "fmix", "weathered.mixing.fmix:FMix", "transform", (MIX,),
+        "Harris, arXiv 2020", "Paste a random shape of another image; labels by the share of pixels.",
+    ),
+    Entry(
+        "resizemix", "weathered.mixing.resizemix:ResizeMix", "transform", (MIX,),
+        "Qin, arXiv 2020", "Paste a whole small copy of another image; labels by the share of pixels.",
+    ),
+    Entry(
+        "one-of", "weathered.mixing.one_of:OneOf", "transform", (MIX,),
+        "textbook", "One of several transforms for each batch, drawn by weight.",
+    ),
+    Entry(
         "crop-flip", "weathered.data.augment:CropFlip", "transform", (MIX,),
         "textbook", "Random crops after padding, and horizontal flips.",
     ),

@@ -15,7 +15,10 @@ from weathered.core.roles import Transform
 from weathered.core.run import Run
 from weathered.data.dataset import Dataset
 from weathered.mixing.cutmix import CutMix
+from weathered.mixing.fmix import FMix
 from weathered.mixing.mixup import MixUp
+from weathered.mixing.one_of import OneOf
+from weathered.mixing.resizemix import ResizeMix
 from weathered.nn.build import build_model
 
 IMAGES = {"image", "range01", "uniform_pixels", "hard_target", "num_classes", "class_counts", "index"}
@@ -23,7 +26,10 @@ IMAGES = {"image", "range01", "uniform_pixels", "hard_target", "num_classes", "c
 PARTS = st.one_of(
     st.builds(MixUp, st.floats(0.1, 4), st.floats(0, 1), st.booleans(), st.booleans()),
     st.builds(CutMix, st.floats(0.1, 4), st.floats(0, 1), st.booleans()),
+    st.builds(FMix, st.floats(0.1, 4), st.floats(0, 4), st.floats(0, 1), st.booleans()),
+    st.builds(ResizeMix, st.floats(0.1, 0.5), st.floats(0.5, 1), st.floats(0, 1)),
 )
+CUTTING = (CutMix, FMix, ResizeMix)
 
 
 def one_hot_channels(size: int, pixels: int) -> torch.Tensor:
@@ -39,9 +45,16 @@ def refused(chain: list[Transform]) -> bool:
     return False
 
 
-@given(st.lists(PARTS, min_size=1, max_size=4), st.integers(0, 10**6), st.booleans())
+def cuts(part: Transform) -> bool:
+    return isinstance(part, CUTTING) or (isinstance(part, OneOf) and any(map(cuts, part.parts)))
+
+
+LINKS = PARTS | st.lists(PARTS, min_size=1, max_size=3).map(OneOf)
+
+
+@given(st.lists(LINKS, min_size=1, max_size=4), st.integers(0, 10**6), st.booleans())
 def test_target_is_the_share_of_pixels(chain, seed, channels_last):
-    assert refused(chain) == (sum(isinstance(part, CutMix) for part in chain) > 1)
+    assert refused(chain) == (sum(map(cuts, chain)) > 1)
     if refused(chain):
         return
     layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -140,6 +140,9 @@ def render(name: str, options: Mapping[str, Any]) -> str:
             return str(value).lower()
         if isinstance(value, str):
             return value if _value(value) == value and "," not in value else f'"{value}"'
-        return str(value) if not isinstance(value, (list, tuple)) else "[" + ",".join(text(v) for v in value) + "]"
+        if not isinstance(value, (list, tuple)):
+            return str(value)
+        # bare words are text by themselves, but not in a list
+        return "[" + ",".join(f'"{item}"' if isinstance(item, str) else text(item) for item in value) + "]"
 
     return name + (":" + ",".join(f"{k}={text(v)}" for k, v in options.items()) if options else "")

@@ -68,16 +68,37 @@ def take_inside(x: Tensor, index: Int[Tensor, "B"], rows: Bool[Tensor, "B H"], c
     """
     if _is_channels_last(x):
         flat, outside = x.permute(0, 2, 3, 1), (~rows[:, :, None, None], ~columns[:, None, :, None])
-        return _fill(flat.index_select(0, index), flat, *outside).permute(0, 3, 1, 2)
+        return _fill(flat.index_select(0, index), flat, _either(x, *outside)).permute(0, 3, 1, 2)
     between = [1] * (x.ndim - 3)
     outside = ~rows.view(len(x), *between, -1, 1), ~columns.view(len(x), *between, 1, -1)
-    return _fill(x.index_select(0, index), x, *outside)
+    return _fill(x.index_select(0, index), x, _either(x, *outside))
 
 
-def _fill(other: Tensor, x: Tensor, outside_rows: Tensor, outside_columns: Tensor) -> Tensor:
+def take_where(x: Tensor, index: Int[Tensor, "B"], inside: Bool[Tensor, "N H W"]) -> Tensor:
+    """`x[index]` where pixels are marked, else `x`, as a new tensor in the memory layout of `x`.
+
+    x: images (B, ..., H, W), of integers or finite floating-point numbers. inside: one mask for each, or N = 1 for all.
+    """
+    outside = (~inside).to(x.dtype)
+    if _is_channels_last(x):
+        flat = x.permute(0, 2, 3, 1)
+        return _fill(flat.index_select(0, index), flat, outside[..., None]).permute(0, 3, 1, 2)
+    return _fill(x.index_select(0, index), x, outside.view(len(outside), *[1] * (x.ndim - 3), *x.shape[-2:]))
+
+
+def check_images(x: Tensor) -> None:
+    """Raise ValueError for anything but images or videos."""
+    if x.ndim not in (4, 5):
+        raise ValueError(f"x must be images (B, C, H, W) or videos (B, T, C, H, W), got shape {tuple(x.shape)}")
+
+
+def _either(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return torch.maximum(rows.to(x.dtype), columns.to(x.dtype))
+
+
+def _fill(other: Tensor, x: Tensor, outside: Tensor) -> Tensor:
     # arithmetic with 0 and 1, because the kernel of torch.where is several times slower; it is exact, in integers
     # because sums wrap around, in floating point because lerp is exact at both ends
-    outside = torch.maximum(outside_rows.to(x.dtype), outside_columns.to(x.dtype))
     if x.is_floating_point():
         return other.lerp_(x, outside)
     return other.add_((x - other).mul_(outside))

@@ -19,7 +19,15 @@ from torch import Tensor
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
 from weathered.core.roles import BatchTransform
-from weathered.mixing.base import check_arguments, check_batch, check_share, draw_lam, draw_partner, take_inside
+from weathered.mixing.base import (
+    check_arguments,
+    check_batch,
+    check_images,
+    check_share,
+    draw_lam,
+    draw_partner,
+    take_inside,
+)
 
 
 class Box(NamedTuple):
@@ -66,7 +74,7 @@ def cutmix(x: Tensor, box: Box, partner: Int[Tensor, "B"]) -> Tensor:
     Raises ValueError for wrong shapes.
     """
     check_batch(x, partner)
-    _check_images(x)
+    check_images(x)
     partner = partner.to(x.device)
     ends = [end.to(x.device)[:, None] for end in box if isinstance(end, Tensor)]
     if not ends:
@@ -84,11 +92,6 @@ def cutmix(x: Tensor, box: Box, partner: Int[Tensor, "B"]) -> Tensor:
     row, column = (torch.arange(length, device=x.device) for length in x.shape[-2:])
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     return take_inside(x, partner, rows, columns)
-
-
-def _check_images(x: Tensor) -> None:
-    if x.ndim not in (4, 5):
-        raise ValueError(f"x must be images (B, C, H, W) or videos (B, T, C, H, W), got shape {tuple(x.shape)}")
 
 
 class CutMix(BatchTransform):
@@ -118,7 +121,7 @@ class CutMix(BatchTransform):
         self.per_sample, self.correct_lam = per_sample, correct_lam
 
     def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
-        _check_images(batch.x)
+        check_images(batch.x)
         size = (batch.x.shape[-2], batch.x.shape[-1])
         lam = draw_lam(self.alpha, self.probability, len(batch) if self.per_sample else None, rng)
         if isinstance(lam, float) and lam == 1:
