@@ -170,7 +170,7 @@ def public_names(module: ModuleType) -> list[str]:
 
 def measured(entry: Entry) -> str:
     """The ledger's word on the method, or that there is none."""
-    record = read_ledger(entry.card or entry.slug)
+    record = read_ledger(entry.claim)
     if record is not None:
         return claim_block(record)
     return "The ledger holds no figure for it." if entry.problems else "Nothing is claimed for it."
@@ -258,7 +258,7 @@ def entry_table(entries: Iterable[Entry]) -> str:
 
 
 def verdict_of(entry: Entry) -> str:
-    record = read_ledger(entry.card or entry.slug)
+    record = read_ledger(entry.claim)
     return f"[{record['verdict']}](../claims.md#{record['slug']})" if record else ""
 
 

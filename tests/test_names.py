@@ -4,12 +4,14 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import weathered
 from weathered.arms import parse_arms
 from weathered.assemble import build, build_parts, entry_of, import_part, resolve
+from weathered.cli.describe import describe
 from weathered.core.errors import SpecError
 from weathered.core.spec import parameters, parse, render
 from weathered.losses.cross_entropy import LabelSmoothing
@@ -104,6 +106,26 @@ def test_wrong_specifications_say_what_is_right(text, message):
 def test_out_of_range_values_name_the_method(digits):
     with pytest.raises(SpecError, match=r"logitclip: tau must be > 0, got -1"):
         build(resolve(["logitclip:tau=-1"])[0], digits)
+
+
+def test_parts_of_a_bundle_that_share_an_option_are_given_one_value():
+    for entry in ENTRIES:
+        values: dict[str, set] = {}
+        for use in resolve([entry.slug]) if entry.parts else ():
+            for name, value in use.options.items():
+                values.setdefault(name, set()).add(value)
+        assert all(len(found) == 1 for found in values.values()), entry.slug
+
+
+def test_classifier_retraining_draws_classes_alike_from_where_the_classifier_learns_alone(digits):
+    for spec, start in (("crt", 0.8), ("crt:start=0.5", 0.5)):
+        retraining, sampling = (build(use, digits) for use in resolve([spec]))
+        labels = torch.tensor([0] * 9 + [1])
+        assert retraining.start == sampling.start == start
+        assert sampling.weights(labels, start - 0.01).unique().numel() == 1
+        assert sampling.weights(labels, start)[9] > sampling.weights(labels, start)[0]
+    assert "vs-loss" not in describe("group-vs-loss")["measured"]
+    assert describe("crt")["options"]["start"].endswith("default 0.8")
 
 
 def test_two_parts_in_one_slot_are_refused_with_a_way_out():

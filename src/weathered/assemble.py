@@ -75,6 +75,7 @@ def _expand(entry: Entry, options: dict[str, Any]) -> list[Use]:
             if not any(key in known for known in takers.values()):
                 known = [k for names in takers.values() for k in names if k not in FILLED]
                 raise SpecError(f"{entry.slug} has no option '{key}'.{near(key, known)} It has: {', '.join(known)}.")
+        options = {**dict(entry.defaults), **options}
         return [
             use
             for part, known in takers.items()

@@ -11,7 +11,8 @@ class Entry:
 
     slug: its name on the command line. path: module and class. slot: the contract it fills.
     problems: what it is for. paper: first author, venue, year. summary: one line. card: the method it belongs to,
-    where a method has several parts. parts: for a bundle, the slugs it stands for.
+    where a method has several parts. parts: for a bundle, the slugs it stands for. defaults: for a bundle, options that
+    its parts are given where a user says nothing. claimed: whether the claim of `card` is about this part, too.
     """
 
     slug: str
@@ -22,10 +23,17 @@ class Entry:
     summary: str
     card: str = ""
     parts: tuple[str, ...] = ()
+    defaults: tuple[tuple[str, float], ...] = ()
+    claimed: bool = True
 
     @property
     def class_name(self) -> str:
         return self.path.partition(":")[2]
+
+    @property
+    def claim(self) -> str:
+        """The slug of the claim that says what was measured of it."""
+        return self.card if self.card and self.claimed else self.slug
 
 
 NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING = (
@@ -85,6 +93,7 @@ ENTRIES: tuple[Entry, ...] = (
         "softmax-binary-cross-entropy",
         "weathered.losses.softmax_binary_cross_entropy:SoftmaxBinaryCrossEntropy", "loss", (MIX,),
         "Verma, ICML 2019", "Each class asked by itself on softmax probabilities.", card="manifold-mixup",
+        claimed=False,
     ),
     Entry(
         "forward-correction", "weathered.losses.forward_correction:ForwardCorrection", "loss", (NOISE,),
@@ -105,6 +114,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "group-vs-loss", "weathered.losses.vs_loss:GroupVSLoss", "loss", (TAIL,),
         "Kini, NeurIPS 2021", "Scale and shift the logits of each group of samples by its size.", card="vs-loss",
+        claimed=False,
     ),
     Entry(
         "bayias", "weathered.losses.bayias:Bayias", "loss", (TAIL, CALIBRATION),
@@ -227,7 +237,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "crt", "", "bundle", (TAIL,), "Kang, ICLR 2020",
         "The classifier learns alone at the end, from classes drawn alike.",
-        parts=("classifier-retraining", "class-balanced-sampling"),
+        parts=("classifier-retraining", "class-balanced-sampling"), defaults=(("start", 0.8),),
     ),
     Entry(
         "tau-normalisation", "weathered.procedures.tau_normalisation:TauNormalisation", "procedure", (TAIL,),

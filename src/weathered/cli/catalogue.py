@@ -1,6 +1,7 @@
 """`weathered list` and `weathered show`: what there is, without importing torch for the list."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,8 +39,17 @@ def list_methods(
 def show(
     method: Annotated[str, typer.Argument(help="A method's name, as 'weathered list' prints it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    preview: Annotated[
+        Path | None, typer.Option(help="Write a picture of what a transform does, as in cutmix.png; NAME:option=value.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="The images of the preview.")] = "digits",
 ) -> None:
     """Show what a method does, needs, breaks and was measured to do, and how to call it in your own loop."""
+    if preview is not None:
+        from weathered.cli.preview import preview as draw
+
+        typer.echo(f"preview: {draw(method, data, preview)}")
+        return
     from weathered.cli.describe import describe
 
     description = describe(method)

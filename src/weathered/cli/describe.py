@@ -1,6 +1,7 @@
 """What `weathered show` and the documentation say of a method, read off its code and its ledger."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from weathered.assemble import FILLED, entry_of, import_part
@@ -24,7 +25,7 @@ def describe(slug: str) -> dict[str, Any]:
         needs |= traits.needs
         breaks |= traits.breaks
         honours |= traits.honours
-        options |= _options(part)
+        options |= _options(part, dict(entry.defaults))
     return {
         "slug": entry.slug,
         "slot": entry.slot,
@@ -38,17 +39,18 @@ def describe(slug: str) -> dict[str, Any]:
         "honours": sorted(honours),
         "documentation": "\n\n".join(inspect.getdoc(part) or "" for part in parts),
         "alone": snippet(entry.slug),
-        "measured": ledger_sentence(entry.card or entry.slug),
+        "measured": ledger_sentence(entry.claim),
     }
 
 
-def _options(part: Any) -> dict[str, str]:
+def _options(part: Any, defaults: Mapping[str, Any]) -> dict[str, str]:
     hints = option_types(part)
     found = {}
     for name, parameter in parameters(part).items():
         if name in FILLED:
             found[name] = "filled by the data"
         else:
-            default = "" if parameter.default is parameter.empty else f", default {parameter.default!r}"
+            value = defaults.get(name, parameter.default)
+            default = "" if value is parameter.empty else f", default {value!r}"
             found[name] = describe_type(hints.get(name, parameter.annotation)) + default
     return found
