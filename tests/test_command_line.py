@@ -88,7 +88,11 @@ def test_compare_ranks_and_writes_a_report(weathered, tmp_path):
     assert re.search(r"baseline", out)
     path = re.search(r"report: (\S+)", out)
     assert path is not None
-    assert (tmp_path / path[1]).exists()
+    page = (tmp_path / path[1]).read_text()
+    assert "All figures of all arms" in page
+    for figure in ("balanced accuracy", "tail accuracy", "expected calibration error"):
+        assert figure in out
+        assert figure in page
 
 
 def test_crossed_arms_run_where_they_fit_and_say_where_they_do_not(weathered, tmp_path):
@@ -102,7 +106,7 @@ def test_crossed_arms_run_where_they_fit_and_say_where_they_do_not(weathered, tm
     assert not (tmp_path / "runs").exists()
     code, out, err = weathered("compare", "digits", *FAST, *crossing, "--metric", "mean IoU")
     assert code == 2
-    assert "Rank by one of" in err
+    assert "there is no 'mean IoU' of these data" in err
     code, out, err = weathered("compare", "digits", *FAST, *crossing, "--metric", "Brier score", "--json")
     assert code == 0, err
     found = json.loads(out)
@@ -120,6 +124,26 @@ def test_arms_that_do_not_fit_are_refused_before_a_run(weathered, tmp_path):
     code, _, err = weathered("compare", "digits", *FAST, "--arms", "ce,drw", "--with", "drw")
     assert code == 2
     assert "'drw' is both among the arms" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_known_to_fail_fails_before_a_run(weathered, tmp_path):
+    pair = ("compare", "digits", *FAST, "--arms", "ce,mixup")
+    for arguments, message in (
+        ((*pair, "--metric", "mean IoU"), "there is no 'mean IoU' of these data"),
+        ((*pair, "--metric", "worst group accuracy"), "there is no 'worst group accuracy'"),
+        ((*pair, "--metric", "foo", "--dry-run"), "there is no metric 'foo'"),
+        ((*pair, "--baseline", "foo", "--dry-run"), "baseline 'foo' is not among the arms"),
+        (("compare", "digits", *FAST, "--arms", "ce", "--dry-run"), "at least two arms"),
+        ((*pair, "--report", "/"), "is a folder; name a file"),
+        ((*pair, "--long-tail", "1e9", "--dry-run"), "error: digits: an imbalance of 1e+09"),
+        ((*pair, "--noise", ""), "--noise is empty"),
+        ((*pair, "--fold", "1/5", "--test", "digits"), "--test would do nothing"),
+        (("train", "digits", "--use", "ldam-drw+mixup"), "--use ldam-drw --use mixup"),
+    ):
+        code, _, err = weathered(*arguments)
+        assert code == 2, arguments
+        assert message in err
     assert not (tmp_path / "runs").exists()
 
 

@@ -32,7 +32,7 @@ def test_what_has_no_preview_is_refused(weathered, tmp_path):
     for arguments, message in (
         (("show", "gce", "--preview", "p.png"), "gce is a loss; only transforms"),
         (("show", "mixup", "--preview", "p.png", "--data", "t.csv"), "a preview needs images"),
-        (("show", "mixup", "--preview", "no/where/p.png"), "no/where"),
+        (("show", "mixup", "--preview", "t.csv/p.png"), "t.csv"),
         (("show", "mixpu", "--preview", "p.png"), "Did you mean 'mixup'"),
     ):
         code, _, err = weathered(*arguments)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from weathered.assemble import entry_of, resolve
-from weathered.core.errors import SpecError, WeatheredError
+from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.core.spec import parse
 from weathered.data.prepare import Splits, prepare
+from weathered.metrics import Metric, metric_named
 from weathered.recipe import DataOptions, Recipe
 from weathered.training import build_run
 
@@ -58,6 +59,18 @@ def crossed(arms: Arms, others: Arms) -> Arms:
     return {**arms, **others, **pairs}
 
 
+def check_comparison(
+    arms: Arms, seeds: Sequence[int], baseline: str | None, metric: str | None
+) -> tuple[str, Metric | None]:
+    """The baseline, `ce` or the first arm by default, and the metric, if one is asked for. Raises SpecError."""
+    baseline = baseline or ("ce" if "ce" in arms else next(iter(arms)))
+    if baseline not in arms:
+        raise SpecError(f"the baseline '{baseline}' is not among the arms: {', '.join(arms)}.")
+    if len(arms) < 2 or not seeds or len(set(seeds)) < len(seeds):
+        raise SpecError(f"a comparison needs at least two arms and different seeds, got {len(arms)} and {list(seeds)}.")
+    return baseline, None if metric is None else metric_named(metric)
+
+
 def plan(recipe: Recipe, arms: Arms, seeds: Sequence[int]) -> dict[str, list[Recipe]]:
     """One recipe per arm and seed; the shared recipe's own methods come first in every arm.
 
@@ -73,8 +86,14 @@ def plan(recipe: Recipe, arms: Arms, seeds: Sequence[int]) -> dict[str, list[Rec
     return planned
 
 
-def refusals(planned: dict[str, list[Recipe]]) -> dict[str, WeatheredError]:
-    """Arms that cannot be built on their data, and why; nothing is trained."""
+def refusals(
+    planned: dict[str, list[Recipe]], shared: DataOptions | None = None, metric: Metric | None = None
+) -> dict[str, WeatheredError]:
+    """Arms that cannot be built on their data, and why; nothing is trained.
+
+    shared: the data without makers of an arm; what is wrong with them is raised as it is, since no arm is to blame.
+    metric: raises DataError if the data give no such figure.
+    """
     prepared: dict[DataOptions, Splits] = {}
     refused: dict[str, WeatheredError] = {}
     for name, recipes in planned.items():
@@ -83,6 +102,15 @@ def refusals(planned: dict[str, list[Recipe]]) -> dict[str, WeatheredError]:
             if first.data not in prepared:
                 # one at a time: arms mostly share their data
                 prepared = {first.data: prepare(first)}
+        except WeatheredError as error:
+            if first.data == shared:
+                raise
+            refused[name] = error
+            continue
+        test = prepared[first.data].test
+        if metric is not None and not metric.measured_on(test.is_segmentation, test.has_groups):
+            raise DataError(f"{first.data.train}: there is no '{metric.name}' of these data; rank by another metric.")
+        try:
             build_run(first, prepared[first.data])
         except WeatheredError as error:
             refused[name] = error

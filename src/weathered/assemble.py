@@ -34,6 +34,9 @@ class Use:
 def entry_of(slug: str) -> Entry:
     """The table's entry for a slug or alias; raises SpecError with a suggestion."""
     slug = ALIASES.get(slug, slug)
+    if slug not in TABLE and "+" in slug:
+        each = " ".join(f"--use {part.strip()}" for part in slug.split("+"))
+        raise SpecError(f"no method '{slug}'. One --use names one method, as in {each}; only --arms joins them by '+'.")
     if slug not in TABLE:
         raise SpecError(f"no method '{slug}'.{near(slug, [*TABLE, *ALIASES])} 'weathered list' shows all {len(TABLE)}.")
     return TABLE[slug]

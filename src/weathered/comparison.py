@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from weathered.arms import plan, refusals
+from weathered.arms import check_comparison, plan, refusals
 from weathered.audit.result import plain
 from weathered.core.atomic import write_text
-from weathered.core.errors import DataError, SpecError, WeatheredError
+from weathered.core.errors import DataError, WeatheredError
 from weathered.core.spec import parse
 from weathered.metrics import Metric, metric_named, usual_metric
 from weathered.recipe import DataOptions, Recipe
@@ -121,14 +121,9 @@ def compare(
     arms that are refused, other than the baseline. Runs that are finished in `out` are not trained again. Raises a
     WeatheredError if an arm is refused, if no run succeeded, or if an arm lacks the metric.
     """
-    asked = None if metric is None else metric_named(metric)
-    baseline = baseline or ("ce" if "ce" in arms else next(iter(arms)))
-    if baseline not in arms:
-        raise SpecError(f"the baseline '{baseline}' is not among the arms: {', '.join(arms)}.")
-    if len(arms) < 2 or not seeds or len(set(seeds)) < len(seeds):
-        raise SpecError(f"a comparison needs at least two arms and different seeds, got {len(arms)} and {list(seeds)}.")
+    baseline, asked = check_comparison(arms, seeds, baseline, metric)
     planned = plan(recipe, arms, seeds)
-    refused = refusals(planned)
+    refused = refusals(planned, recipe.data, asked)
     for name, error in refused.items():
         if not leave_out_refused or name == baseline:
             raise type(error)(f"arm '{name}': {error}") from error

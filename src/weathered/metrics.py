@@ -14,6 +14,18 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
     share: bool = True
 
+    def measured_on(self, pixels: bool, groups: bool) -> bool:
+        """Whether test data with a class for each pixel, or with groups, may give it."""
+        if "group" in self.name or self.name == "equal opportunity gap":
+            return groups and not pixels
+        return pixels if "IoU" in self.name else not (pixels and self.name in OF_SAMPLES)
+
+
+OF_SAMPLES = {
+    *("worst class accuracy", "head accuracy", "middle accuracy", "tail accuracy", "class-wise calibration error"),
+    *("negative log likelihood", "Brier score", "last accuracy", "average accuracy over phases"),
+}
+"""What is not measured on pixels."""
 
 METRICS = {
     metric.name: metric

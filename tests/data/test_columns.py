@@ -78,6 +78,20 @@ def test_rows_that_are_not_chosen_may_lack_labels_and_groups_and_bring_no_classe
         load_pair(where, **{**chosen, "rows": "part=open"})
 
 
+def test_a_group_column_that_is_not_there_is_named_before_anything_else(path, tmp_path):
+    where = write(path, ["a", "b"] * 6)
+    with pytest.raises(DataError, match="no such column 'sitee'. Did you mean 'site'"):
+        load(where, group_column="sitee")
+    other = write(tmp_path / f"other{path.suffix}", ["a", "b"] * 6)
+    with pytest.raises(DataError, match="no such column 'region'"):
+        load_pair(
+            write(path, ["a", "b"] * 6, {"region": ["x", "y"] * 6}),
+            other,
+            group_column="region",
+            not_features=("site",),
+        )
+
+
 def test_what_is_missing_is_named(path):
     with pytest.raises(DataError, match="missing in row 3"):
         load(write(path, ["a", "b", "a", None] * 3), group_column="site")

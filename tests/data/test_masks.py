@@ -81,7 +81,7 @@ def test_masks_are_resized_without_blending(tmp_path):
     ("mask", "message"),
     [
         (encode(colour(1)), "a mask must be a grey or palette image"),
-        (encode(classes(1, 5, 6)), "masks are|the mask is 5x6 pixels, others 6x6"),
+        (encode(classes(1, 5, 6)), "the mask is 5x6 pixels, its image 6x6"),
         (b"no image", "not an image|the image"),
         (encode(np.full((6, 6), 300, np.uint16)), r"must be in \[0, 255\], the mask holds 300"),
     ],
@@ -147,6 +147,20 @@ def test_images_without_a_mask_that_can_be_read_are_left_out_where_asked(tmp_pat
         (tmp_path / "masks" / f"{name}.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the 3 masks can be read"):
         load(f"segmentation:{tmp_path}", skip_bad=True)
+
+
+@pytest.mark.parametrize("image_size", [None, 8])
+def test_masks_of_another_size_than_their_image_are_refused_before_both_are_resized(tmp_path, image_size):
+    write_pairs(tmp_path)
+    height, width = classes(1).shape
+    (tmp_path / "masks" / "b.png").write_bytes(encode(classes(1)[:, : width // 2]))
+    with pytest.raises(DataError, match=rf"b.png \(mask\): the mask is {height}x{width // 2} pixels, its image"):
+        load(f"segmentation:{tmp_path}", image_size=image_size)
+
+
+def test_a_folder_of_images_and_masks_is_known_by_its_folders(tmp_path):
+    write_pairs(tmp_path)
+    assert load(str(tmp_path)).is_segmentation
 
 
 def test_folders_that_do_not_fit(tmp_path):

@@ -66,7 +66,7 @@ def compare(
 
     named, crossing = arms_of(arms, with_), with_ is not None
     if dry_run:
-        dry_compare(made, named, seeds, crossing, as_json)
+        dry_compare(made, named, seeds, crossing, as_json, baseline, metric)
         return
     compare_arms(
         made, named, seeds, out, report, as_json,
@@ -99,7 +99,7 @@ def audit(
         list[str] | None, typer.Option("--ood", help="Data unlike the training set; repeat for more.")
     ] = None,
     scores: Annotated[str, typer.Option(help="Scores for the ood audit, as in msp,energy,knn.")] = "msp,energy,knn",
-    limit: Annotated[int | None, typer.Option(help="Audit at most this many test samples.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Audit at most this many test samples.")] = None,
     sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
     folds: Annotated[
         int | None, typer.Option(help="Models that the label audit trains, each on all but one part; 5 by default.")

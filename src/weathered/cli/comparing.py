@@ -2,18 +2,19 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from weathered.arms import Arms, crossed, parse_arms, plan, refusals
+from weathered.arms import Arms, check_comparison, crossed, parse_arms, plan, refusals
 from weathered.audit.result import plain
 from weathered.cli.progress import sweep_progress
 from weathered.cli.running import command_line
 from weathered.comparison import CompareResult, compare
-from weathered.core.errors import Incompatible, WeatheredError
+from weathered.core.errors import Incompatible, SpecError, WeatheredError
 from weathered.recipe import Recipe
 from weathered.report.collect import report_on_comparison
 from weathered.report.text import seconds
@@ -27,12 +28,21 @@ def arms_of(arms: str, others: str | None) -> Arms:
     return named if others is None else crossed(named, parse_arms(others, "--with"))
 
 
-def dry_compare(recipe: Recipe, arms: Arms, seeds: int, crossing: bool, as_json: bool) -> None:
+def dry_compare(
+    recipe: Recipe,
+    arms: Arms,
+    seeds: int,
+    crossing: bool,
+    as_json: bool,
+    baseline: str | None = None,
+    metric: str | None = None,
+) -> None:
     """Print which arms fit together and why others do not; nothing is trained or written.
 
     Raises Incompatible if an arm is refused, unless arms were crossed, where that is part of the answer.
     """
-    refused = refusals(plan(recipe, arms, (0,)))
+    baseline, asked = check_comparison(arms, range(seeds), baseline, metric)
+    refused = refusals(plan(recipe, arms, (0,)), recipe.data, asked)
     if as_json:
         verdicts = {name: str(refused[name]) if name in refused else "compatible" for name in arms}
         typer.echo(json.dumps({"arms": verdicts, "runs": seeds * (len(arms) - len(refused))}, indent=2))
@@ -66,6 +76,8 @@ def compare_arms(
 
     crossing: arms that are refused are left out and named.
     """
+    if report is not None and report.is_dir():
+        raise SpecError(f"--report {report} is a folder; name a file, as in {report / 'report.html'}.")
     with sweep_progress() as watch:
         result = compare(
             recipe,
@@ -83,7 +95,11 @@ def compare_arms(
     if as_json:
         typer.echo(json.dumps({**plain(result.to_json()), "report": str(path)}, indent=2))
     else:
-        Console().print(ranking_table(result))
+        console = Console()
+        console.print(ranking_table(result))
+        if len(result.arms[0].values) > 1:
+            console.print()
+            console.print(figures_table(result))
         for name, reason in result.refused.items():
             typer.echo(f"left out: {name}: {reason}", err=True)
         for note in result.notes():
@@ -94,6 +110,32 @@ def compare_arms(
         typer.echo(f"report: {path}")
     if result.failed:
         raise WeatheredError(f"{len(result.failed)} of the runs failed; the same command tries them again.")
+
+
+SHOWN = (
+    *("mean IoU", "accuracy", "balanced accuracy", "worst class accuracy", "worst class IoU"),
+    *("head accuracy", "middle accuracy", "tail accuracy", "head IoU", "middle IoU", "tail IoU"),
+    *("worst group accuracy", "expected calibration error", "negative log likelihood"),
+)
+"""Figures that a terminal has room for; the report has all, with intervals."""
+
+
+COLUMNS = 6
+"""Arms beside each other."""
+
+
+def figures_table(result: CompareResult) -> Table:
+    """Means over seeds of what else was measured, one column for each of the best arms and the baseline."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    ranking = [arm for rank, arm in enumerate(result.ranking()) if rank < COLUMNS or arm.name == result.baseline]
+    for heading in ("figure", *(arm.name for arm in ranking)):
+        table.add_column(heading, overflow="fold", justify="left" if heading == "figure" else "right")
+    for name in SHOWN:
+        if name != result.metric.name and any(name in arm.values for arm in ranking):
+            means = (fmean(arm.values[name]) if name in arm.values else None for arm in ranking)
+            table.add_row(name, *("" if mean is None else f"{mean:.4f}" for mean in means))
+    table.caption = f"means over seeds{' of the best' if len(ranking) < len(result.arms) else ''}; the report has all"
+    return table
 
 
 def ranking_table(result: CompareResult) -> Table:

@@ -115,6 +115,11 @@ def make_recipe(options: RecipeOptions, data: str | None, seed: int | None = Non
 
     recipe = Recipe() if options.recipe is None else Recipe.from_file(options.recipe)
     values = vars(options)
+    for name in ("noise", "long_tail"):
+        if values[name] is not None and not values[name].strip():
+            raise SpecError(f"--{name.replace('_', '-')} is empty; give a value, or leave the option out.")
+    if options.fold is not None and options.test is not None:
+        raise SpecError("--fold takes the test set from the training data, so --test would do nothing; leave one out.")
     tail = f"long-tail:{options.long_tail}" if options.long_tail else None
     flaws = [with_key(text, key) for text, key in ((tail, "imbalance"), (options.noise, "rate")) if text]
     # last, because people see and correct the labels as the other makers leave them

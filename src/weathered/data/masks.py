@@ -14,6 +14,9 @@ from weathered.data.encoded import Encoded
 from weathered.data.images import BROKEN, BadImage, centre_square, open_image
 
 CHUNK = 128
+ORIENTATION = 0x0112
+QUARTER_TURNS = (5, 6, 7, 8)
+"""Values of the EXIF orientation for images that are shown turned by a quarter."""
 
 
 def decode_mask(data: bytes, where: str, image_size: int | None = None) -> np.ndarray:
@@ -50,20 +53,32 @@ def _short_depth(data: bytes) -> int | None:
     return data[24] if grey and data[24] in (2, 4) else None
 
 
+def shown_size(data: bytes, where: str) -> tuple[int, int]:
+    """Height and width in pixels of an image as it is shown, from what stands before its pixels. Raises BadImage."""
+    image = open_image(data, where)
+    width, height = image.size
+    turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS if "exif" in image.info else False
+    return (width, height) if turned else (height, width)
+
+
 def decode_masks(
-    encoded: Encoded, image_size: int | None, limit: int, skip_bad: bool = False
+    encoded: Encoded, image_size: int | None, limit: int, skip_bad: bool = False, images: Encoded | None = None
 ) -> tuple[UInt8[Tensor, "N H W"], dict[int, str]]:
     """All masks of a source in order, and under skip_bad the rows of those that cannot be read, with the reason.
 
-    limit: of their size in bytes. Raises BadImage for one that cannot be read without skip_bad, DataError if sizes
-    differ or all together are above the limit.
+    limit: of their size in bytes. images: what they belong to, row by row. Raises BadImage for one that cannot be read
+    without skip_bad, DataError if sizes differ, among masks or from that of the image, or all together are above the
+    limit.
     """
     masks: np.ndarray | None = None
     bad: dict[int, str] = {}
     for rows, source in encoded.chunks(np.arange(len(encoded)), CHUNK):
         for row in rows.tolist():
             try:
-                mask = decode_mask(source.read(row), f"{source.where(row)} (mask)", image_size)
+                data, where = source.read(row), f"{source.where(row)} (mask)"
+                if images is not None:
+                    _same_size(shown_size(data, where), images, row, where)
+                mask = decode_mask(data, where, image_size)
             except BadImage as error:
                 if not skip_bad:
                     raise
@@ -87,6 +102,18 @@ def decode_masks(
     if masks is None and bad:
         raise DataError(f"none of the {len(bad)} masks can be read, the first: {next(iter(bad.values()))}")
     return torch.from_numpy(masks if masks is not None else np.empty((0, 1, 1), np.uint8)), bad
+
+
+def _same_size(size: tuple[int, int], images: Encoded, row: int, where: str) -> None:
+    """Raise DataError if a mask of this size belongs to an image of another."""
+    try:
+        of_image = shown_size(images.read(row), images.where(row))
+    except BadImage:
+        # said, or skipped, when images are decoded
+        return
+    if size != of_image:
+        mask, image = ("x".join(map(str, each)) for each in (size, of_image))
+        raise DataError(f"{where}: the mask is {mask} pixels, its image {image}; both must have one size.")
 
 
 def agreed_names(training: tuple[str, ...] | None, own: tuple[str, ...] | None, where: str) -> tuple[str, ...] | None:

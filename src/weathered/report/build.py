@@ -18,6 +18,7 @@ from weathered.report.model import ArmAudit, Curve, ReportArm, ReportInput, Wors
 from weathered.report.pictures import data_uri
 from weathered.report.text import Cell, Unit, cell, finite, interval, number, p_value, seconds
 from weathered.report.verdict import corrected_p, level, verdict
+from weathered.stats import Estimate
 
 AUDIT_NAMES = {
     "accuracy": "Accuracy",
@@ -79,6 +80,7 @@ def render(report: ReportInput) -> str:
         overview=_overview(report),
         overview_caption=_overview_caption(report),
         ranking=_ranking(report),
+        figures=_figures(report) if len(report.arms) > 1 else None,
         curves=[draw(chart) for chart in _curve_charts(report)],
         glance=_glance(report.audits) if len({audit.arm for audit in report.audits}) > 1 else None,
         audits=_audits(report),
@@ -243,6 +245,25 @@ def _audit(result: Mapping[str, Any]) -> AuditView:
     slug = str(result["audit"])
     title = AUDIT_NAMES.get(slug, slug)
     return AuditView(title, summary, tuple(map(draw, charts)), tuple(tables), tuple(result["notes"]))
+
+
+def _figures(report: ReportInput) -> View | None:
+    """Every figure of every arm over its seeds, one row for each arm; None where nothing but the metric is known."""
+    names = list(dict.fromkeys(name for arm in report.arms for name in arm.figures))
+    if len(names) < 2:
+        return None
+
+    def written(found: Estimate | None) -> Cell:
+        if found is None:
+            return Cell("", "", True)
+        span = f" ({interval(found.low, found.high)})" if finite(found.low) else ""
+        return Cell(f"{number(found.value)}{span}", repr(found.value), True)
+
+    rows = [
+        (Cell(arm.name, arm.name, False), *(written(arm.figures.get(name)) for name in names))
+        for arm in report.ranking()
+    ]
+    return View("All figures of all arms, means over seeds with 95 % intervals", ("arm", *names), tuple(rows))
 
 
 def _glance(audits: Sequence[ArmAudit]) -> View:

@@ -22,7 +22,8 @@ class ReportArm:
     """One arm: what it used and what it reached.
 
     values: the metric of each seed. estimate: their mean with interval. comparison: paired with the baseline over the
-    same seeds; None for the baseline itself and for a single run. seconds: mean time of a run.
+    same seeds; None for the baseline itself and for a single run. seconds: mean time of a run. figures: all that was
+    measured of each seed, mean and interval.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ReportArm:
     estimate: Estimate
     seconds: float
     comparison: Comparison | None = None
+    figures: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from weathered.core.errors import DataError
 from weathered.core.spec import near
 from weathered.data.dataset import Dataset
+from weathered.data.labels import MissingColumn
 from weathered.data.sources.options import ReadOptions, of_chosen
 
 TEXT_READERS = {"csv": "csv_file:read_text_column", "parquet": "parquet:read_text_column"}
@@ -44,14 +45,19 @@ def chosen_rows(source: str, rest: str, options: ReadOptions) -> np.ndarray | No
     return chosen
 
 
-def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions) -> Dataset:
-    """The data set with `group` and `group_names` from the group column, and only the rows that were asked for.
+def groups_of(source: str, rest: str, options: ReadOptions) -> list[str] | None:
+    """The group of each row as text, None without a group column. Raises DataError for a column that is not there."""
+    return None if options.group_column is None else _text_column(source, rest, options.group_column)
+
+
+def with_columns(dataset: Dataset, groups: list[str] | None, options: ReadOptions) -> Dataset:
+    """The data set with `group` and `group_names` from the groups, and only the rows that were asked for.
 
     Groups are numbered in sorted order of their names, numbers before text; those of the training set keep theirs.
-    Raises DataError for a source without columns, or a group that is missing.
+    Raises DataError for a group that is missing.
     """
-    if options.group_column is not None:
-        values = of_chosen(_text_column(source, rest, options.group_column), options)
+    if groups is not None:
+        values = of_chosen(groups, options)
         empty = next((row for row, value in enumerate(values) if not value), None)
         if empty is not None:
             raise DataError(
@@ -61,8 +67,8 @@ def with_columns(dataset: Dataset, source: str, rest: str, options: ReadOptions)
         new = set(values) - set(options.group_names)
         names = (*options.group_names, *sorted(new, key=_by_number))
         codes = {name: code for code, name in enumerate(names)}
-        groups = torch.tensor([codes[value] for value in values], dtype=torch.int64)[dataset.rows_in_source]
-        dataset = dataset.replace(extra={**dataset.extra, "group": groups}, group_names=names)
+        numbers = torch.tensor([codes[value] for value in values], dtype=torch.int64)[dataset.rows_in_source]
+        dataset = dataset.replace(extra={**dataset.extra, "group": numbers}, group_names=names)
     elif "group" in dataset.extra:
         dataset = _numbered(dataset, options.group_names)
     if options.chosen is None:
@@ -101,7 +107,11 @@ def _text_column(source: str, rest: str, column: str) -> list[str]:
             "give groups as whole numbers in an array 'group'."
         )
     module, _, function = TEXT_READERS[source].partition(":")
-    return getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)(rest, column)
+    try:
+        return getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)(rest, column)
+    except MissingColumn as error:
+        # a missing label column makes others be tried, this one does not
+        raise DataError(str(error)) from error
 
 
 def as_texts(values: Sequence[object], column: str, where: str | Path) -> list[str]:

@@ -16,7 +16,7 @@ from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
 from weathered.data.resize import resized
-from weathered.data.sources.columns import aside, chosen_rows, with_columns
+from weathered.data.sources.columns import aside, chosen_rows, groups_of, with_columns
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
 from weathered.data.sources.tables import TableInputs, same_columns
@@ -243,6 +243,7 @@ def read_source(spec: str, options: ReadOptions) -> Dataset:
     module, _, function = READERS[name].partition(":")
     reader: Reader = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
     options = replace(options, aside=aside(options), chosen=chosen_rows(name, rest, options))
+    groups = groups_of(name, rest, options)
     dataset = reader(rest, options)
     if not len(dataset):
         raise DataError(f"{spec}: there are no rows.")
@@ -252,7 +253,7 @@ def read_source(spec: str, options: ReadOptions) -> Dataset:
         dataset = resized(dataset, options.image_size)
     if dataset.source_rows is None:
         dataset = dataset.replace(source_rows=torch.arange(len(dataset)))
-    return with_columns(dataset, name, rest, options)
+    return with_columns(dataset, groups, options)
 
 
 def parse_source(spec: str) -> tuple[str, str]:
@@ -267,6 +268,8 @@ def parse_source(spec: str) -> tuple[str, str]:
     suffix = path.suffix.lower().removeprefix(".")
     try:
         if path.is_dir():
+            if all((path / part).is_dir() for part in ("images", "masks")):
+                return "segmentation", spec
             if class_folders(path):
                 return "folder", spec
             raise DataError(f"{path}: expected one folder per class, found none.")

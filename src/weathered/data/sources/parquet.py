@@ -19,7 +19,7 @@ from weathered.data.cache import save_array
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import BytesImages, Encoded, split_rows
 from weathered.data.images import BadImage
-from weathered.data.labels import DEFAULT_COLUMNS, choose_column
+from weathered.data.labels import DEFAULT_COLUMNS, MissingColumn, choose_column
 from weathered.data.sources.arrow import (
     coded_columns,
     declared_features,
@@ -68,7 +68,12 @@ def read_parquet(rest: str, options: ReadOptions) -> Dataset:
         table = read_columns(path, wanted, max(limit, LABELS))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a parquet file that can be read: {_one_line(error)}.") from error
-    labels = read_labels(table, columns, features, options, str(path))
+    try:
+        labels = read_labels(table, columns, features, options, str(path))
+    except MissingColumn as error:
+        masks = [name for name in schema.names if name != image and is_image_type(schema.field(name).type)]
+        hint = f" If '{masks[0]}' holds a class for each pixel, pass --mask-column {masks[0]}." if masks else ""
+        raise MissingColumn(f"{error}{hint}") from error
     return Dataset(
         StreamInputs(ParquetImages(path, image), image_size=options.image_size),
         labels.labels,

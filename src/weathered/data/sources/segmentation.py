@@ -44,7 +44,7 @@ def masked(
     Raises DataError if a mask has a class without a name.
     """
     inputs = StreamInputs(images, image_size=options.image_size)
-    decoded, bad = decode_masks(masks, options.image_size, options.memory_limit_bytes, options.skip_bad)
+    decoded, bad = decode_masks(masks, options.image_size, options.memory_limit_bytes, options.skip_bad, images)
     names = agreed_names(options.class_names, class_names, name)
     dataset = Dataset.segmentation(inputs, without_label(decoded, options.ignore_label), names, name=name)
     return drop_bad(dataset.replace(source_rows=torch.arange(len(dataset))), bad, options.skip_bad)
