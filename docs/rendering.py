@@ -48,14 +48,14 @@ def _uses(entry: Entry) -> list[str]:
     flaw += "".join(f" --aux {name}=patches" for name in _streams(entry))
     spec = SPECS.get(entry.slug, entry.slug)
     if entry.slot in (*TRAINING_SLOTS, "learner", "bundle"):
-        lines = [f"weathered train digits{flaw} --use {spec}"]
+        lines = [f"weathered train digits{flaw} --use {_quoted(spec)}"]
         spelled = " ".join(f"--use {_quoted(str(use))}" for use in resolve([spec]))
         if ":" in spelled:
             lines.append(f"weathered train digits{flaw} {spelled} --dry-run")
         if entry.slot == "probe":
-            lines.append(f"weathered compare digits{flaw} --use {spec} --arms ce,mixup --seeds 3")
+            lines.append(f"weathered compare digits{flaw} --use {_quoted(spec)} --arms ce,mixup --seeds 3")
         elif entry.problems and entry.slot != "learner":
-            lines.append(f"weathered compare digits{flaw} --arms ce,{spec} --seeds 3")
+            lines.append(f"weathered compare digits{flaw} --arms {_quoted(f'ce,{spec}')} --seeds 3")
         return lines
     if entry.slot == "maker":
         made = {"--long-tail": "50", "--noise": f"{entry.slug}:0.4"}
@@ -78,4 +78,5 @@ def _streams(entry: Entry) -> list[str]:
 
 
 def _quoted(spec: str) -> str:
-    return f"'{spec}'" if re.search(r"[^\w:=.,+-]", spec) else spec
+    mark = '"' if "'" in spec else "'"
+    return f"{mark}{spec}{mark}" if re.search(r"[^\w:=.,+-]", spec) else spec

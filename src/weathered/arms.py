@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from weathered.assemble import entry_of, resolve
 from weathered.core.errors import DataError, SpecError, WeatheredError
-from weathered.core.spec import parse
+from weathered.core.spec import parse, split_commas
 from weathered.data.prepare import Splits, prepare
 from weathered.metrics import Metric, metric_named
 from weathered.recipe import DataOptions, Recipe
@@ -25,7 +25,7 @@ def parse_arms(text: str, option: str = "--arms") -> Arms:
     option: where the text was given, for errors. Raises SpecError for an empty or repeated arm.
     """
     arms: list[str] = []
-    for item in text.split(","):
+    for item in split_commas(text):
         if arms and re.match(r"\s*\w+\s*=", item):
             arms[-1] += "," + item
         else:

@@ -1,5 +1,7 @@
 """How to call one part alone, in one's own loop: a few lines of Python for each method, made from its constructor."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from weathered.assemble import entry_of, import_part
@@ -8,6 +10,7 @@ from weathered.core.spec import parameters
 from weathered.registry import Entry
 
 ARGUMENTS = {
+    "parts": "[MixUp(), CutMix()]",
     "file": "file",
     "imbalance": "50",
     "k": "2",
@@ -150,11 +153,14 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Slot -> the lines, and the names that they take from the package besides the method's own."""
 
 
-def snippet(slug: str) -> str:
-    """Python that calls a method alone and runs as it stands; that of a bundle calls its parts one after another."""
+def snippet(slug: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Python that calls a method alone and runs as it stands; that of a bundle calls its parts one after another.
+
+    defaults: what a bundle gives its parts in place of their own defaults.
+    """
     entry = entry_of(slug)
     if entry.parts:
-        return "\n".join(f"# {part}\n{snippet(part)}" for part in entry.parts)
+        return "\n".join(f"# {part}\n{snippet(part, dict(entry.defaults))}" for part in entry.parts)
     part = import_part(entry)
     lines, names = KINDS[entry.slot]
     prepared = _prepared(entry, part)
@@ -163,11 +169,11 @@ def snippet(slug: str) -> str:
     given += ", validation=held_out" if HELD_OUT in prepared else ""
     if "group" in traits_of(part).needs and entry.slot == "loss":
         given = ", group=torch.randint(2, (8,))"
-    call = _call(entry, part, "train.class_counts" if lines is RUN else "counts")
+    call = _call(entry, part, "train.class_counts" if lines is RUN else "counts", defaults)
     shown = SHOWN.get(entry.slug, "")
     body = lines.format(part=call, slot=entry.slot, prepared="\n".join(prepared), given=given, shown=shown).strip()
     body = "\n".join(line for line in body.splitlines() if line)
-    extra = ("Dataset",) if OTHER in prepared else ()
+    extra = ("Dataset",) if OTHER in prepared else ("CutMix", "MixUp") if "parts" in _required(part) else ()
     imports = [f"from weathered import {', '.join(sorted({entry.class_name, *names, *extra}))}"]
     if COSINE in prepared:
         imports.append("from weathered.nn.heads import CosineHead")
@@ -196,9 +202,11 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
     return lines
 
 
-def _call(entry: Entry, part: Any, counts: str) -> str:
+def _call(entry: Entry, part: Any, counts: str, defaults: Mapping[str, Any]) -> str:
     filled = {"class_counts": counts, "group_counts": "group_counts"}
     given = [filled.get(name) or f"{name}={ARGUMENTS[name]}" for name in _required(part)]
+    own = parameters(part)
+    given += [f"{name}={value!r}" for name, value in defaults.items() if name in own and own[name].default != value]
     return f"{entry.class_name}({', '.join([*given, *SPELLED.get(entry.slug, ())])})"
 
 

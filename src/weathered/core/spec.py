@@ -27,7 +27,9 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     if not name:
         raise SpecError(f"'{text}' has no name before ':'.")
     options: dict[str, Any] = {}
-    for item in _split(rest):
+    for item in split_commas(rest):
+        if not item.strip():
+            continue
         key, sign, value = item.partition("=")
         key = key.strip()
         if not sign or not key.isidentifier():
@@ -38,8 +40,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def _split(text: str) -> list[str]:
-    """Split at commas outside brackets and quotes."""
+def split_commas(text: str) -> list[str]:
+    """The items between commas outside brackets and quotes, empty ones included."""
     items, depth, quote, current = [], 0, "", ""
     for char in text:
         if quote:
@@ -55,7 +57,7 @@ def _split(text: str) -> list[str]:
             current = ""
         else:
             current += char
-    return [item for item in [*items, current] if item.strip()]
+    return [*items, current]
 
 
 def _value(text: str) -> Any:
