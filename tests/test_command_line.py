@@ -90,7 +90,7 @@ def test_compare_ranks_and_writes_a_report(weathered, tmp_path):
     assert path is not None
     page = (tmp_path / path[1]).read_text()
     assert "All figures of all arms" in page
-    for figure in ("balanced accuracy", "tail accuracy", "expected calibration error"):
+    for figure in ("balanced accuracy", "worst class accuracy", "expected calibration error"):
         assert figure in out
         assert figure in page
 

@@ -11,7 +11,7 @@ import weathered
 from weathered.__main__ import main
 from weathered.arms import parse_arms, plan
 from weathered.claim_source import package_digest
-from weathered.cli.running import compare_arms
+from weathered.cli.comparing import compare_arms
 from weathered.comparison import comparison_of, read_comparison
 from weathered.core.errors import WeatheredError
 from weathered.core.settings import Settings
@@ -146,7 +146,7 @@ def test_finished_runs_of_other_code_enter_a_comparison_with_a_note(tmp_path, ca
     first, second = (train(made, tmp_path) for recipes in planned.values() for made in recipes)
 
     def again() -> tuple[str, str]:
-        compare_arms(recipe(), arms, 1, None, "local", None, tmp_path, None, as_json=False)
+        compare_arms(recipe(), parse_arms(arms), 1, tmp_path, None, as_json=False)
         return capsys.readouterr()
 
     assert "not made alike" not in "".join(again())

@@ -103,7 +103,9 @@ def test_a_metric_that_is_not_known_or_not_measured_is_refused(compared, tmp_pat
     with pytest.raises(SpecError, match="no metric 'acuracy'. Did you mean 'accuracy'"):
         compare(recipe(), parse_arms("ce,logitclip"), (0,), tmp_path, metric="acuracy")
     assert not any(tmp_path.iterdir())
-    with pytest.raises(DataError, match="not every run of arm 'ce' has the metric 'mean IoU'"):
+    with pytest.raises(DataError, match="not every run of arm 'ce' has the metric 'tail accuracy'"):
+        compare(recipe(), parse_arms("ce,logitclip,mixup"), (0, 1), out, metric="tail accuracy")
+    with pytest.raises(DataError, match="there is no 'mean IoU' of these data"):
         compare(recipe(), parse_arms("ce,logitclip,mixup"), (0, 1), out, metric="mean IoU")
 
 

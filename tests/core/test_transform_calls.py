@@ -7,6 +7,7 @@ from weathered.assemble import import_part
 from weathered.core.batch import Batch
 from weathered.core.roles import BatchTransform
 from weathered.core.spec import parameters
+from weathered.mixing.mixup import MixUp
 from weathered.registry import ENTRIES
 
 TRANSFORMS = [entry for entry in ENTRIES if entry.slot == "transform"]
@@ -15,7 +16,8 @@ TRANSFORMS = [entry for entry in ENTRIES if entry.slot == "transform"]
 @pytest.mark.parametrize("entry", TRANSFORMS, ids=lambda entry: entry.slug)
 def test_tensors_instead_of_a_batch_and_a_generator_are_one_sentence(entry):
     factory = import_part(entry)
-    part = factory(**({"class_counts": [5, 4, 3, 2]} if "class_counts" in parameters(factory) else {}))
+    taken = {"class_counts": [5, 4, 3, 2], "parts": [MixUp()]}
+    part = factory(**{name: value for name, value in taken.items() if name in parameters(factory)})
     assert isinstance(part, BatchTransform)
     x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
     before = torch.get_rng_state()
