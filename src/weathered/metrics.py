@@ -1,55 +1,54 @@
 """The figures by which `weathered compare` can rank, with their direction."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from weathered.core.errors import SpecError
 from weathered.core.spec import near
 
+On = Literal["all", "samples", "pixels", "groups"]
+
 
 class Metric(NamedTuple):
-    """A figure of every finished run: whether more of it is better, and whether it is a share in [0, 1]."""
+    """A figure of finished runs: whether more of it is better, whether it is a share in [0, 1], what it is measured on.
+
+    on: `samples` for data with one label each, `pixels` for masks, `groups` for samples in groups, or `all`.
+    """
 
     name: str
     higher_is_better: bool = True
     share: bool = True
+    on: On = "all"
 
     def measured_on(self, pixels: bool, groups: bool) -> bool:
         """Whether test data with a class for each pixel, or with groups, may give it."""
-        if "group" in self.name or self.name == "equal opportunity gap":
-            return groups and not pixels
-        return pixels if "IoU" in self.name else not (pixels and self.name in OF_SAMPLES)
+        there = {"all": True, "samples": not pixels, "pixels": pixels, "groups": groups and not pixels}
+        return there[self.on]
 
-
-OF_SAMPLES = {
-    *("worst class accuracy", "head accuracy", "middle accuracy", "tail accuracy", "class-wise calibration error"),
-    *("negative log likelihood", "Brier score", "last accuracy", "average accuracy over phases"),
-}
-"""What is not measured on pixels."""
 
 METRICS = {
     metric.name: metric
     for metric in (
         Metric("accuracy"),
         Metric("balanced accuracy"),
-        Metric("worst class accuracy"),
-        Metric("head accuracy"),
-        Metric("middle accuracy"),
-        Metric("tail accuracy"),
-        Metric("mean IoU"),
-        Metric("worst class IoU"),
-        Metric("head IoU"),
-        Metric("middle IoU"),
-        Metric("tail IoU"),
-        Metric("worst group accuracy"),
-        Metric("last accuracy"),
-        Metric("average accuracy over phases"),
+        Metric("worst class accuracy", on="samples"),
+        Metric("head accuracy", on="samples"),
+        Metric("middle accuracy", on="samples"),
+        Metric("tail accuracy", on="samples"),
+        Metric("mean IoU", on="pixels"),
+        Metric("worst class IoU", on="pixels"),
+        Metric("head IoU", on="pixels"),
+        Metric("middle IoU", on="pixels"),
+        Metric("tail IoU", on="pixels"),
+        Metric("worst group accuracy", on="groups"),
+        Metric("group accuracy gap", higher_is_better=False, on="groups"),
+        Metric("equal opportunity gap", higher_is_better=False, on="groups"),
+        Metric("last accuracy", on="samples"),
+        Metric("average accuracy over phases", on="samples"),
         Metric("expected calibration error", higher_is_better=False),
-        Metric("class-wise calibration error", higher_is_better=False),
-        Metric("negative log likelihood", higher_is_better=False, share=False),
-        Metric("group accuracy gap", higher_is_better=False),
-        Metric("equal opportunity gap", higher_is_better=False),
-        Metric("Brier score", higher_is_better=False, share=False),
+        Metric("class-wise calibration error", higher_is_better=False, on="samples"),
+        Metric("negative log likelihood", higher_is_better=False, share=False, on="samples"),
+        Metric("Brier score", higher_is_better=False, share=False, on="samples"),
     )
 }
 

@@ -145,17 +145,14 @@ def test_the_input_alone_is_mixup_on_the_same_draws(small_digits: Dataset):
     assert_close(found, run.objective(run.forward(expected.x), expected), rtol=0, atol=1e-6)
 
 
-def test_depths_are_drawn_uniformly_and_one_for_each_batch(small_digits: Dataset):
+def test_depths_are_drawn_uniformly(small_digits: Dataset):
     part = ManifoldMixup()
-    run = run_of(small_digits, part)
-    counts = torch.zeros(3)
-    for step in range(3000):
-        run.step = step
-        run.begin_step()
-        rng = run.generator("manifold mixup")
-        counts[int(torch.randint(3, (), generator=rng))] += 1
-    assert len(part.eligible) == 3
-    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    run_of(small_digits, part)
+    drawn = [part.draw(4, torch.Generator().manual_seed(seed))[0] for seed in range(3000)]
+    counts = [drawn.count(layer) for layer in part.eligible]
+    assert part.eligible == ("input", "body.stages.0", "body.stages.1")
+    assert sum(counts) == 3000
+    assert stats.chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("model", "epochs"), [("cnn_small:width=8", 6), ("mlp:width=32", 40)])

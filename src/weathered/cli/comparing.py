@@ -41,7 +41,7 @@ def dry_compare(
 
     Raises Incompatible if an arm is refused, unless arms were crossed, where that is part of the answer.
     """
-    baseline, asked = check_comparison(arms, range(seeds), baseline, metric)
+    _, asked = check_comparison(arms, range(seeds), baseline, metric)
     refused = refusals(plan(recipe, arms, (0,)), recipe.data, asked)
     if as_json:
         verdicts = {name: str(refused[name]) if name in refused else "compatible" for name in arms}

@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from weathered.core.batch import Batch
+from weathered.core.facts import Traits
 from weathered.core.rng import draw_beta
+from weathered.core.roles import BatchTransform
 
 
 def check_arguments(alpha: float, probability: float) -> None:
@@ -84,6 +87,44 @@ def take_where(x: Tensor, index: Int[Tensor, "B"], inside: Bool[Tensor, "N H W"]
         flat = x.permute(0, 2, 3, 1)
         return _fill(flat.index_select(0, index), flat, outside[..., None]).permute(0, 3, 1, 2)
     return _fill(x.index_select(0, index), x, outside.view(len(outside), *[1] * (x.ndim - 3), *x.shape[-2:]))
+
+
+def pasting_traits(what: str, area: str) -> Traits:
+    """What pasting part of another image needs and breaks. what: it does; area: whose area labels follow."""
+    return Traits(
+        needs={"image": what, "uniform_pixels": f"labels are mixed by the area of the {area}"},
+        breaks={
+            "hard_target": "turns labels into mixtures",
+            "uniform_pixels": "makes the mixture of labels vary over the image",
+        },
+    )
+
+
+class Pasting(BatchTransform):
+    """Base of transforms that paste pixels of a random partner; a method overrides `paste`.
+
+    alpha, probability, per_sample: of the nominal shares, see `draw_lam`.
+    """
+
+    accepts_uint8 = True
+
+    def __init__(self, alpha: float, probability: float, per_sample: bool):
+        check_arguments(alpha, probability)
+        self.alpha, self.probability, self.per_sample = alpha, probability, per_sample
+
+    def paste(
+        self, x: Tensor, lam: float | Float[Tensor, "B"], rng: torch.Generator
+    ) -> tuple[Tensor, Int[Tensor, "B"], Tensor]:
+        """The pasted images, the partners, and the share of the own label, one or (B,)."""
+        raise NotImplementedError
+
+    def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
+        check_images(batch.x)
+        lam = draw_lam(self.alpha, self.probability, len(batch) if self.per_sample else None, rng)
+        if isinstance(lam, float) and lam == 1:
+            return batch
+        x, partner, share = self.paste(batch.x, lam, rng)
+        return batch.replace(x=x, target=batch.target.mix(partner.to(x.device), share))
 
 
 def check_images(x: Tensor) -> None:

@@ -16,16 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weathered.core.batch import Batch
-from weathered.core.facts import Traits
-from weathered.core.roles import BatchTransform
 from weathered.mixing.base import (
-    check_arguments,
+    Pasting,
     check_batch,
     check_images,
     check_share,
-    draw_lam,
     draw_partner,
+    pasting_traits,
     take_inside,
 )
 
@@ -94,7 +91,7 @@ def cutmix(x: Tensor, box: Box, partner: Int[Tensor, "B"]) -> Tensor:
     return take_inside(x, partner, rows, columns)
 
 
-class CutMix(BatchTransform):
+class CutMix(Pasting):
     """Paste a box of a random partner into each image; the partners are a permutation of the batch.
 
     alpha > 0: shape of the Beta distribution of the nominal shares. probability in [0, 1]: chance that a batch is
@@ -104,30 +101,19 @@ class CutMix(BatchTransform):
     Index and extra columns stay those of the own sample. Draws from a CPU generator.
     """
 
-    accepts_uint8 = True
-    traits = Traits(
-        needs={"image": "it cuts boxes", "uniform_pixels": "labels are mixed by the area of the box"},
-        breaks={
-            "hard_target": "turns labels into mixtures",
-            "uniform_pixels": "makes the mixture of labels vary over the image",
-        },
-    )
+    traits = pasting_traits("it cuts boxes", "box")
 
     def __init__(
         self, alpha: float = 1.0, probability: float = 1.0, per_sample: bool = False, correct_lam: bool = True
     ):
-        check_arguments(alpha, probability)
-        self.alpha, self.probability = alpha, probability
-        self.per_sample, self.correct_lam = per_sample, correct_lam
+        super().__init__(alpha, probability, per_sample)
+        self.correct_lam = correct_lam
 
-    def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
-        check_images(batch.x)
-        size = (batch.x.shape[-2], batch.x.shape[-1])
-        lam = draw_lam(self.alpha, self.probability, len(batch) if self.per_sample else None, rng)
-        if isinstance(lam, float) and lam == 1:
-            return batch
+    def paste(
+        self, x: Tensor, lam: float | Float[Tensor, "B"], rng: torch.Generator
+    ) -> tuple[Tensor, Int[Tensor, "B"], Tensor]:
+        size = (x.shape[-2], x.shape[-1])
         box = draw_box(size, lam, rng)
-        partner = draw_partner(len(batch), rng)
-        x = cutmix(batch.x, box, partner)
+        partner = draw_partner(len(x), rng)
         share = 1 - box.share(size) if self.correct_lam else lam
-        return batch.replace(x=x, target=batch.target.mix(partner.to(x.device), torch.as_tensor(share)))
+        return cutmix(x, box, partner), partner, torch.as_tensor(share)

@@ -9,13 +9,16 @@ Limits: decay = 0 keeps single pixels at random; lam = 1 leaves the batch as it 
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weathered.core.batch import Batch
-from weathered.core.facts import Traits
-from weathered.core.roles import BatchTransform
-from weathered.mixing.base import check_arguments, check_images, check_share, draw_lam, draw_partner, take_where
+from weathered.mixing.base import (
+    Pasting,
+    check_share,
+    draw_partner,
+    pasting_traits,
+    take_where,
+)
 
 
 def draw_shapes(
@@ -40,7 +43,7 @@ def draw_shapes(
     return (rank < kept.clamp_max(height * width)[:, None]).view(len(lam), height, width)
 
 
-class FMix(BatchTransform):
+class FMix(Pasting):
     """Paste a random shape of a random partner into each image; the partners are a permutation of the batch.
 
     alpha > 0: shape of the Beta distribution of the shares. decay >= 0: power by which high frequencies fade, 3 in the
@@ -49,29 +52,23 @@ class FMix(BatchTransform):
     Index and extra columns stay those of the own sample. Draws from a CPU generator.
     """
 
-    accepts_uint8 = True
-    traits = Traits(
-        needs={"image": "it cuts shapes", "uniform_pixels": "labels are mixed by the area of the shape"},
-        breaks={
-            "hard_target": "turns labels into mixtures",
-            "uniform_pixels": "makes the mixture of labels vary over the image",
-        },
-    )
+    traits = pasting_traits("it cuts shapes", "shape")
 
     def __init__(self, alpha: float = 1.0, decay: float = 3.0, probability: float = 1.0, per_sample: bool = False):
-        check_arguments(alpha, probability)
+        super().__init__(alpha, probability, per_sample)
         if not 0 <= decay < math.inf:
             raise ValueError(f"decay must be >= 0 and finite, got {decay}")
-        self.alpha, self.decay, self.probability, self.per_sample = alpha, decay, probability, per_sample
+        self.decay = decay
 
-    def apply(self, batch: Batch, rng: torch.Generator) -> Batch:
-        check_images(batch.x)
-        size = (batch.x.shape[-2], batch.x.shape[-1])
-        lam = draw_lam(self.alpha, self.probability, len(batch) if self.per_sample else None, rng)
-        if isinstance(lam, float) and lam == 1:
-            return batch
-        shapes = draw_shapes(size, torch.as_tensor(lam, dtype=torch.float64).view(-1), self.decay, rng)
-        partner = draw_partner(len(batch), rng).to(batch.x.device)
-        x = take_where(batch.x, partner, ~shapes.to(batch.x.device))
+    def paste(
+        self, x: Tensor, lam: float | Float[Tensor, "B"], rng: torch.Generator
+    ) -> tuple[Tensor, Int[Tensor, "B"], Tensor]:
+        lams = torch.as_tensor(lam, dtype=torch.float64).view(-1)
+        shapes = draw_shapes((x.shape[-2], x.shape[-1]), lams, self.decay, rng)
+        partner = draw_partner(len(x), rng)
         share = shapes.double().mean((1, 2))
-        return batch.replace(x=x, target=batch.target.mix(partner, share if self.per_sample else share[0]))
+        return (
+            take_where(x, partner.to(x.device), ~shapes.to(x.device)),
+            partner,
+            share if self.per_sample else share[0],
+        )

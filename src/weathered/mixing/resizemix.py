@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weathered.core.batch import Batch
-from weathered.core.facts import Traits
 from weathered.core.roles import BatchTransform
-from weathered.mixing.base import check_arguments, check_images, draw_partner, take
+from weathered.mixing.base import check_arguments, check_images, draw_partner, pasting_traits, take
 
 
 def paste_small(
@@ -47,13 +46,7 @@ class ResizeMix(BatchTransform):
     generator.
     """
 
-    traits = Traits(
-        needs={"image": "it resizes images", "uniform_pixels": "labels are mixed by the area of the copy"},
-        breaks={
-            "hard_target": "turns labels into mixtures",
-            "uniform_pixels": "makes the mixture of labels vary over the image",
-        },
-    )
+    traits = pasting_traits("it resizes images", "copy")
 
     def __init__(self, low: float = 0.1, high: float = 0.8, probability: float = 1.0):
         check_arguments(1.0, probability)

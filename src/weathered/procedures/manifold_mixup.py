@@ -78,10 +78,14 @@ class ManifoldMixup(Procedure):
             )
         return {}
 
-    def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
-        rng = run.generator("manifold mixup")
+    def draw(self, size: int, rng: torch.Generator) -> tuple[str, float, Int[Tensor, "B"]]:
+        """The layer of a batch, uniform on those eligible, with the share and the partners; on the CPU."""
         layer = self.eligible[int(torch.randint(len(self.eligible), (), generator=rng))]
-        lam, partner = float(draw_lam(self.alpha, 1.0, None, rng)), draw_partner(len(batch), rng).to(batch.x.device)
+        return layer, float(draw_lam(self.alpha, 1.0, None, rng)), draw_partner(size, rng)
+
+    def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
+        layer, lam, partner = self.draw(len(batch), run.generator("manifold mixup"))
+        partner = partner.to(batch.x.device)
         mixed = batch.replace(target=batch.target.mix(partner, torch.as_tensor(lam)))
         if layer == INPUT:
             return run.objective(run.forward(blend(batch.x, lam, partner)), mixed)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from weathered.audit.result import Chart, Series
+from weathered.audit.result import Chart, Series, plain
 from weathered.core.atomic import write_text
 from weathered.core.errors import DataError
 from weathered.report.charts import Drawing, Interval, draw, draw_intervals
@@ -254,10 +254,7 @@ def _figures(report: ReportInput) -> View | None:
         return None
 
     def written(found: Estimate | None) -> Cell:
-        if found is None:
-            return Cell("", "", True)
-        span = f" ({interval(found.low, found.high)})" if finite(found.low) else ""
-        return Cell(f"{number(found.value)}{span}", repr(found.value), True)
+        return Cell("", "", True) if found is None else _with_interval(plain(found._asdict()))
 
     rows = [
         (Cell(arm.name, arm.name, False), *(written(arm.figures.get(name)) for name in names))

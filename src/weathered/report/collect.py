@@ -12,12 +12,12 @@ from weathered.assemble import resolve
 from weathered.comparison import Arm, CompareResult
 from weathered.core.errors import DataError
 from weathered.data.prepare import prepare
-from weathered.metrics import METRICS
+from weathered.metrics import METRICS, Metric
 from weathered.recipe import Recipe
 from weathered.report.build import build_report
 from weathered.report.model import ArmAudit, Curve, Method, ReportArm, ReportInput, WorstSample
 from weathered.report.objectives import loss_note, objective_of, test_note
-from weathered.stats import Estimate, mean_interval, share_interval
+from weathered.stats import mean_interval, share_interval
 from weathered.store import RunFolder
 
 WORST = 24
@@ -98,13 +98,8 @@ def report_arm(result: CompareResult, arm: Arm) -> ReportArm:
         estimate=arm.estimate(result.metric),
         seconds=sum(arm.seconds) / len(arm.seconds),
         comparison=None if arm.name == result.baseline else result.against_baseline(arm),
-        figures={name: _over_seeds(name, values) for name, values in arm.values.items()},
+        figures={name: arm.estimate(METRICS.get(name, Metric(name, share=False))) for name in arm.values},
     )
-
-
-def _over_seeds(name: str, values: Sequence[float]) -> Estimate:
-    metric = METRICS.get(name)
-    return share_interval(values) if metric is not None and metric.share else mean_interval(values)
 
 
 def curve_of(arm: Arm, key: str) -> Curve | None:
