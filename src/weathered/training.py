@@ -228,12 +228,8 @@ def _write(
 def standard_audits(test_logits: Tensor, splits: Splits) -> list[AuditResult]:
     """Accuracy and calibration on the test set, which every run gets, and groups where there are any."""
     labels, names = truth(splits), splits.test.class_names
-    # what is rare is told by true labels where they are known: wrong ones fill rare classes up
-    clean = splits.train.clean_labels
-    known = splits.train.labels if clean is None else clean[clean >= 0]
-    counts = torch.bincount(known, minlength=splits.train.num_classes)
     found = [
-        audit_accuracy(test_logits, labels, names, train_counts=counts),
+        audit_accuracy(test_logits, labels, names, train_counts=splits.train.true_class_counts),
         audit_calibration(test_logits, labels),
     ]
     if splits.test.has_groups:

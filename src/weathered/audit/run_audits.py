@@ -74,7 +74,7 @@ def _refuse_pixels(run: LoadedRun) -> None:
 def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
     test = _test(runs[0], options)
     logits = runs[0].predict(test)
-    return audit_accuracy(logits, test.labels, test.class_names, runs[0].splits.train.class_counts)
+    return audit_accuracy(logits, test.labels, test.class_names, runs[0].splits.train.true_class_counts)
 
 
 def segmentation(runs: Audited, options: AuditOptions) -> AuditResult:

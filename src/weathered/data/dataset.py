@@ -192,6 +192,13 @@ class Dataset:
         return torch.bincount(self.labels, minlength=self.num_classes)
 
     @property
+    def true_class_counts(self) -> Int[Tensor, "C"]:
+        """`class_counts` by the clean labels where they are known, since wrong labels fill rare classes up."""
+        if self.clean_labels is None:
+            return self.class_counts
+        return torch.bincount(self.clean_labels[self.clean_labels >= 0], minlength=self.num_classes)
+
+    @property
     def group_counts(self) -> Int[Tensor, "G"]:
         """How many samples each group has, (G,) int64. Raises DataError if there are no groups."""
         if "group" not in self.extra:
