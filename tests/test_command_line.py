@@ -287,6 +287,24 @@ def test_folders_of_splits_are_not_taken_for_classes(weathered, tmp_path):
     assert "dark (8), light (8)" in out
 
 
+def test_a_limited_audit_does_not_replace_a_fuller_one(weathered, tmp_path):
+    code, out, err = weathered("train", "digits", "--limit", "100", "--epochs", "1", "--out", "runs")
+    assert code == 0, err
+    run = next((tmp_path / "runs").glob("*/run.json")).parent
+
+    def size() -> int:
+        return json.loads((run / "audit.json").read_text())["selective"]["summary"]["area under risk-coverage"]["n"]
+
+    sizes, said = [], []
+    for limit in ("40", "60", "50"):
+        code, out, err = weathered("audit", str(run), "--audits", "selective", "--limit", limit)
+        assert code == 0, err
+        sizes.append(size())
+        said.append("keeps its earlier figures on 60 samples" in out)
+    assert sizes == [40, 60, 60]
+    assert said == [False, False, True]
+
+
 def test_a_table_is_audited_by_what_fits_it(weathered, tmp_path):
     rows = ["a,b,label"] + [f"{i},{i % 3},{i % 2}" for i in range(300)]
     (tmp_path / "t.csv").write_text("\n".join(rows))

@@ -133,6 +133,10 @@ def test_two_parts_in_one_slot_are_refused_with_a_way_out():
         resolve(["label-smoothing", "logitclip"])
     with pytest.raises(SpecError, match="wrap one in the other: logitclip:base=ldam"):
         resolve(["logitclip", "ldam"])
+    with pytest.raises(SpecError, match="both fill the slot 'loss', which holds one. Drop one.$"):
+        resolve(["vs-loss", "logit-adjustment"])
+    with pytest.raises(SpecError, match="class-balanced-sampling is there twice"):
+        resolve(["crt", "class-balanced-sampling"])
     with pytest.raises(SpecError, match="both fill the slot 'procedure'"):
         resolve(["jocor", "automix"])
 

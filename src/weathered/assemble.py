@@ -60,7 +60,10 @@ def resolve(specs: Sequence[str]) -> list[Use]:
     for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "probe", "learner"):
         rivals = [use.slug for use in uses if use.entry.slot == slot]
         if len(rivals) > 1:
-            outer = next((slug for slug in reversed(rivals[:2]) if _wraps(slug)), None)
+            twice = all(traits_of(import_part(TABLE[slug])).evens_classes for slug in rivals[:2])
+            outer = None if twice else next((slug for slug in reversed(rivals[:2]) if _wraps(slug)), None)
+            if rivals[0] == rivals[1]:
+                raise SpecError(f"{rivals[0]} is there twice, perhaps once in a bundle such as crt; name it once.")
             inner = rivals[0] if outer == rivals[1] else rivals[1]
             wrap = f" Or wrap one in the other: {outer}:base={inner}." if outer else ""
             raise SpecError(f"{' and '.join(rivals)} both fill the slot '{slot}', which holds one. Drop one.{wrap}")

@@ -1,5 +1,8 @@
 """The check refuses what cannot work and says which parts, why, and what to do."""
 
+import functools
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -11,8 +14,14 @@ from weathered.core.procedure import Procedure
 from weathered.core.roles import Part
 from weathered.core.run import Run
 from weathered.core.settings import Settings
+from weathered.losses.bayias import Bayias
+from weathered.losses.focal import Focal
+from weathered.losses.ldam import LDAM
+from weathered.losses.logit_adjustment import LogitAdjustment
 from weathered.losses.logitclip import LogitClip
 from weathered.nn.build import build_model
+from weathered.weighting.class_balanced_sampling import ClassBalancedSampling
+from weathered.weighting.drw import DRW
 
 
 class Box(Part):
@@ -97,6 +106,19 @@ def test_a_table_provides_no_image(wine):
 
     with pytest.raises(Incompatible, match="needs 'image'"):
         Run(build_model("mlp", wine), wine, transforms=[Picture()])
+
+
+def test_two_parts_that_make_up_for_class_sizes_are_warned_of(small_digits):
+    counts = small_digits.class_counts
+    build = functools.partial(build_model, "mlp", small_digits)
+    with pytest.warns(UserWarning, match="ClassBalancedSampling and LogitAdjustment each make up for unequal class"):
+        Run(build(), small_digits, loss=LogitAdjustment(counts), sampler=ClassBalancedSampling())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Run(build(head="cosine"), small_digits, loss=LDAM(counts), reweight=DRW(counts))
+        Run(build(), small_digits, loss=LogitAdjustment(counts, base=Focal()))
+    with pytest.raises(ValueError, match="Bayias makes up for class sizes itself"):
+        LogitAdjustment(counts, base=Bayias(counts))
 
 
 def test_cosine_head_is_a_fact_of_the_model(small_digits):

@@ -125,6 +125,32 @@ def test_group_names_keep_their_spelling(tmp_path):
     assert set(load(where, group_column="site").group_names) == {"01", "1", "x"}
 
 
+def test_a_group_array_of_text_gives_its_names(tmp_path):
+    x, y, group = np.zeros((6, 2)), np.array([0, 1] * 3), np.array(["south", "north", "south"] * 2)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, group_train=group, x_test=x, y_test=y, group_test=group[::-1])
+    train, test = load_pair(str(tmp_path / "a.npz"))
+    assert train.group_names == test.group_names == ("north", "south")
+    assert train.extra["group"].tolist() == [1, 0, 1, 1, 0, 1]
+    assert test.extra["group"].tolist() == [1, 0, 1, 1, 0, 1][::-1]
+
+
+def test_groups_that_only_the_test_set_has_are_noted(tmp_path):
+    x, y, group = np.zeros((6, 2)), np.array([0, 1] * 3), np.array(["a", "b"] * 3)
+    new = np.array(["a", "b", "c"] * 2)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, group_train=group, x_test=x, y_test=y, group_test=new)
+    train, _ = load_pair(str(tmp_path / "a.npz"))
+    assert [note for note in train.notes if "nothing was learnt of them" in note] == [
+        "Groups that only the test set has, so that nothing was learnt of them: 'c'."
+    ]
+
+
+def test_a_sparse_matrix_is_explained(tmp_path):
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    scipy_sparse.save_npz(tmp_path / "a.npz", scipy_sparse.eye(4, format="csr"))
+    with pytest.raises(DataError, match=r"sparse matrix of SciPy; save it dense .* x=matrix\.toarray\(\)"):
+        load(str(tmp_path / "a.npz"))
+
+
 def test_whole_numbers_that_came_as_groups_are_numbered_anew(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((8, 2)), y=np.array([0, 1] * 4), group=np.array([-1, 10**13] * 4))
     data = load(str(tmp_path / "a.npz"))

@@ -134,6 +134,29 @@ def test_a_folder_of_images_and_masks(tmp_path):
     assert torch.equal(data.extra["mask"][1], torch.from_numpy(classes(1)))
 
 
+def test_masks_without_an_image_are_noted(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "images" / "b.jpg").unlink()
+    data = load(f"segmentation:{tmp_path}")
+    assert len(data) == 2
+    assert "Masks without an image were left out: 1 (b.png)." in data.notes
+
+
+def test_names_of_classes_that_do_not_fit(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "classes.txt").write_text("road\ncar\nsky\n")
+    mask = classes(1)
+    mask[0, 0] = 7
+    (tmp_path / "masks" / "b.png").write_bytes(encode(mask))
+    with pytest.raises(DataError, match=r"masks/b\.png: the mask holds the class 7, .* --ignore-label 7"):
+        load(f"segmentation:{tmp_path}")
+    data = load(f"segmentation:{tmp_path}", ignore_label=7)
+    assert int(data.extra["mask"][1, 0, 0]) == IGNORE
+    (tmp_path / "classes.txt").write_text("\n")
+    with pytest.raises(DataError, match="names no class"):
+        load(f"segmentation:{tmp_path}")
+
+
 def test_images_without_a_mask_that_can_be_read_are_left_out_where_asked(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "masks" / "b.png").write_bytes(b"no image")

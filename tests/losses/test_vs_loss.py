@@ -214,6 +214,10 @@ def test_bad_inputs(small_digits):
         for build in (lambda g, t: VSLoss(COUNTS, g, t), lambda g, t: GroupVSLoss(COUNTS, g, t)):
             with pytest.raises(ValueError, match=f"{name} must be >= 0 and finite"):
                 build(gamma, tau)
+    with pytest.raises(ValueError, match="one for each label"):
+        GroupVSLoss(GROUP_COUNTS)(drawn(), LABELS, GROUPS[:, None])
+    with pytest.raises(ValueError, match="labels must be in"):
+        VSLoss(COUNTS)(drawn(), LABELS + 10)
     with pytest.raises(ValueError, match=r"groups must be in \[0, 2\], got 3"):
         GroupVSLoss(GROUP_COUNTS)(drawn(), LABELS, GROUPS + 1)
     with pytest.raises(Incompatible, match="group.*--group-column"):

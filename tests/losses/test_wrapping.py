@@ -173,8 +173,13 @@ def test_around_ldam_logits_are_changed_after_its_scale(outer):
 
 def test_losses_around_losses_around_ldam_change_what_it_scaled():
     counts, labels = (100, 20, 5), torch.tensor([0, 1, 2, 1])
-    inner = LogitAdjustment(counts, base=LDAM(counts))
-    found = LogitAdjustment(counts, base=inner)(COSINES, labels)
+    offsets = LogitAdjustment(counts).offsets
+
+    class Adjusting(WrappingLoss):
+        def transform_logits(self, logits):
+            return logits + offsets.to(logits)
+
+    found = Adjusting(LogitAdjustment(counts, base=LDAM(counts)))(COSINES, labels)
     assert_close(found, LogitAdjustment(counts, tau=2.0, base=LDAM(counts))(COSINES, labels))
 
 

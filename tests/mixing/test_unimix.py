@@ -264,7 +264,7 @@ def test_a_class_without_samples_is_named(bad):
 
 def test_bad_batches():
     part = UniMix(COUNTS)
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\] for 4 class counts, got 4"):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\] for 4 classes, got 4"):
         part(Batch.of(images(2), torch.tensor([0, 4])), generator(0))
     with pytest.raises(ValueError, match="blends numbers"):
         part(Batch.of(torch.ones(2, 3).byte(), torch.tensor([0, 1])), generator(0))

@@ -14,7 +14,7 @@ from weathered.losses.ldam import LDAM
 from weathered.losses.logit_adjustment import LogitAdjustment
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model
-from weathered.procedures.ladc import LADC, FeatureCalibration
+from weathered.procedures.ladc import LADC, FeatureCalibration, class_gaussians
 from weathered.terms.area_under_margin import AreaUnderMargin
 from weathered.weighting.drw import DRW
 
@@ -29,6 +29,12 @@ def make(images, procedure=None, model="cnn_small:width=8", **changes) -> Run:
 
 def state(run: Run) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def test_covariances_beyond_the_limit_are_refused_before_they_are_made():
+    features, labels = torch.zeros(2, 20_000), torch.arange(2)
+    with pytest.raises(ValueError, match="full covariances of 2 classes and 20000 features .* fewer features"):
+        class_gaussians(features, labels)
 
 
 def test_a_start_at_the_end_is_plain_training(images):

@@ -154,7 +154,7 @@ def test_bad_inputs():
         with pytest.raises(ValueError, match="class 1 has"):
             DRW(torch.tensor([5, bad, 3]))
     part = DRW(COUNTS, start=0.0)
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\] for 4 class counts, got 4"):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 3\] for 4 classes, got 4"):
         part(torch.rand(2), torch.tensor([0, 4]), 0.5)
     with pytest.raises(ValueError, match="got -1"):
         part(torch.rand(2), torch.tensor([0, -1]), 0.5)

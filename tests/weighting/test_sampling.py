@@ -11,7 +11,7 @@ from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.nn.build import build_model
-from weathered.weighting.base import power_weights
+from weathered.weighting.base import class_weights, power_weights
 from weathered.weighting.class_balanced import ClassBalanced
 from weathered.weighting.class_balanced_sampling import ClassBalancedSampling
 from weathered.weighting.drw import DRW
@@ -34,6 +34,25 @@ def test_classes_are_drawn_by_a_power_of_their_sizes(power):
         assert_close(found[c == LABELS], (shares(found) / COUNTS)[c].expand(int(COUNTS[c])))
 
 
+@pytest.mark.parametrize("progress", [-0.1, 90, float("nan")])
+def test_progress_is_a_share_and_no_epoch(progress):
+    losses, labels = torch.ones(4), torch.arange(4)
+    for call in (
+        lambda: ClassBalancedSampling().weights(LABELS, progress),
+        lambda: ProgressiveSampling().weights(LABELS, progress),
+        lambda: DRW(COUNTS)(losses, labels, progress),
+    ):
+        with pytest.raises(ValueError, match=r"progress must be in \[0, 1\], a share of training and not an epoch"):
+            call()
+
+
+@given(st.integers(1, 10**6), st.integers(1, 300), st.floats(0, 1 - 1e-9))
+def test_equal_counts_weigh_one(count, num_classes, beta):
+    ones, counts = torch.ones(num_classes).double(), [count] * num_classes
+    assert torch.equal(class_weights(counts, rule="inverse"), ones)
+    assert_close(class_weights(counts, beta), ones, rtol=1e-12, atol=0)
+
+
 def test_limits():
     assert_close(ClassBalancedSampling(1.0).weights(LABELS, 0.5), torch.full((625,), 1 / 625).double())
     assert_close(shares(ClassBalancedSampling().weights(LABELS, 0.0)), torch.full((4,), 0.25).double())
@@ -51,7 +70,7 @@ def test_a_class_without_rows_is_never_drawn():
 def test_draws_follow_the_weights(small_digits):
     labels = torch.where(torch.arange(len(small_digits)) % 5 == 0, 1, 0)
     data = small_digits.replace(labels=labels, class_names=("many", "few"))
-    run = Run(build_model("mlp:width=8", data), data, sampler=ClassBalancedSampling(), settings=Settings(epochs=2))
+    run = Run(build_model("mlp:width=8", data), data, sampler=ClassBalancedSampling(), settings=Settings(epochs=200))
     drawn = torch.cat([data.labels[run.order(epoch)] for epoch in range(200)]).double().mean()
     assert abs(float(drawn) - 0.5) < 0.02
 

@@ -41,6 +41,7 @@ def audit_runs(
     folder = runs[0].folder
     path = folder.path / "audit.json"
     results: list[AuditResult] = []
+    fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
         options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma, labels, show)
         for name in wanted:
@@ -53,7 +54,10 @@ def audit_runs(
             results.append(result)
             # read again, because another audit of this run may have ended meanwhile
             kept = folder.read_json("audit.json") if path.exists() else {}
-            folder.write_json("audit.json", {**kept, result.audit: result.to_json()})
+            if limit is not None and (fuller := _samples(kept.get(name))) > _samples(result.to_json()):
+                fuller_kept[name] = fuller
+            else:
+                folder.write_json("audit.json", {**kept, result.audit: result.to_json()})
             advance()
     if as_json:
         typer.echo(json.dumps({result.audit: result.to_json() for result in results}, indent=2))
@@ -66,7 +70,14 @@ def audit_runs(
         console.print()
     if "labels" in wanted:
         typer.echo(f"labels: {labels_folder(folder.path)}; 'weathered review {folder.path}' shows the suspected ones")
+    for name, size in fuller_kept.items():
+        typer.echo(f"{name}: the run keeps its earlier figures on {size} samples, more than --limit {limit} allows")
     typer.echo(f"audits: {path}")
+
+
+def _samples(kept: Any) -> int:
+    """The samples of an audit as it is kept, 0 where it was not made."""
+    return max((int(estimate["n"]) for estimate in kept["summary"].values()), default=0) if kept else 0
 
 
 def label_options(

@@ -24,7 +24,9 @@ LARGEST = 2**28
 """Numbers that full covariances may hold, 1 GiB in float32: 100 classes of 1638 features, 1000 of 518."""
 
 
-def check_covariance(kind: Covariance, num_classes: int, dimension: int) -> None:
+def check_covariance(
+    kind: Covariance, num_classes: int, dimension: int, remedy: str = "use covariance=diagonal"
+) -> None:
     """Raise ValueError for another kind, or where full covariances would hold more than `LARGEST` numbers."""
     if kind not in ("full", "diagonal"):
         raise ValueError(f"covariance must be 'full' or 'diagonal', got '{kind}'")
@@ -32,7 +34,7 @@ def check_covariance(kind: Covariance, num_classes: int, dimension: int) -> None
     if kind == "full" and size > LARGEST:
         raise ValueError(
             f"full covariances of {num_classes} classes and {dimension} features would hold {size:,} numbers, more "
-            f"than {LARGEST:,}; use covariance=diagonal"
+            f"than {LARGEST:,}; {remedy}"
         )
 
 

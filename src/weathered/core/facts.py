@@ -1,5 +1,6 @@
 """Facts: what data and models provide and parts need or break, and the check that refuses wrong combinations."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -65,6 +66,7 @@ class Traits:
     needs: fact -> why. breaks: fact -> how, for the parts that come after. honours: for a procedure, the slots it
     really calls. batchwise: the part looks across the batch, so the engine gathers it over devices. per_pixel: the
     part also works where pixels are labelled; losses that need no more than classes do without saying so.
+    evens_classes: the part alone makes up for unequal class sizes, so that a second one would do it twice.
     """
 
     needs: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Traits:
     honours: frozenset[str] = frozenset()
     batchwise: bool = False
     per_pixel: bool = False
+    evens_classes: bool = False
 
     def __post_init__(self) -> None:
         for fact in (*self.needs, *self.breaks):
@@ -101,6 +104,7 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
     """Refuse a combination before the first batch.
 
     facts: what data and model provide. parts: (slot, part) in any order. procedure: the run's procedure.
+    Warns of parts that each make up for unequal class sizes.
     Raises Incompatible, naming the parts, the reason and a way out.
     """
     provided = set(facts)
@@ -121,6 +125,19 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
         _require(provided, broken, slot, part)
         for fact, how in traits_of(part).breaks.items():
             broken.setdefault(fact, (part, how))
+    if twice := evened_twice([part for _, part in ordered]):
+        warnings.warn(twice, stacklevel=3)
+
+
+def evened_twice(parts: Sequence[object]) -> str | None:
+    """What to warn of where several parts each make up for unequal class sizes, None where at most one does."""
+    names = [name_of(part) for part in parts if traits_of(part).evens_classes]
+    if len(names) < 2:
+        return None
+    return (
+        f"{' and '.join(names)} each make up for unequal class sizes, so together they do it twice and favour rare "
+        "classes over frequent ones; drop one."
+    )
 
 
 PIXEL_FACTS = frozenset({"hard_target", "num_classes", "class_counts", "linear_head", "cosine_head"})

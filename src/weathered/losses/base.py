@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weathered.core.facts import traits_of
+from weathered.core.facts import Traits, name_of, traits_of
 from weathered.core.objective import logits_for_test
 from weathered.core.roles import Loss, Part
 from weathered.losses.cross_entropy import CrossEntropy
@@ -105,9 +105,14 @@ def log_prior(class_counts: ClassCounts) -> Float[Tensor, "C"]:
 class ShiftedLoss(WrappingLoss):
     """A loss on logits to which an offset for each class is added in training. `offsets` (C,) float64."""
 
+    traits = Traits(evens_classes=True)
+
     def __init__(self, offsets: Float[Tensor, "C"], base: Loss | None = None):
         super().__init__(base)
-        self.traits = replace(self.traits, needs={**self.traits.needs, "class_counts": "offsets come from the counts"})
+        if self.traits.evens_classes:
+            raise ValueError(f"{name_of(base)} makes up for class sizes itself, so it cannot be the base as well")
+        needs = {**self.traits.needs, "class_counts": "offsets come from the counts"}
+        self.traits = replace(self.traits, needs=needs, evens_classes=True)
         self.offsets = offsets
 
     def transform_logits(self, logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:

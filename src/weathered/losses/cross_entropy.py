@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weathered.core.roles import Part
+from weathered.weighting.base import check_labels
 
 NO_LABEL = -(2**62)
 """A value that no label has, so that none is ignored."""
@@ -17,9 +18,17 @@ NO_LABEL = -(2**62)
 def cross_entropy(
     logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], label_smoothing: float = 0.0
 ) -> Float[Tensor, "B"]:
-    """Negative log-likelihood per sample, in nats. logits (B, C), any real numbers; labels (B,) in [0, C)."""
-    # torch's default would give a label of -100 the loss 0 without a word
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=NO_LABEL)
+    """Negative log-likelihood per sample, in nats. logits (B, C), any real numbers; labels (B,) in [0, C).
+
+    Raises ValueError for a label outside the classes.
+    """
+    try:
+        # torch's default would give a label of -100 the loss 0 without a word
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=NO_LABEL)
+    except IndexError:
+        # looked at only now, since a look costs time in every step
+        check_labels(labels, logits.shape[1])
+        raise
 
 
 class CrossEntropy(Part):

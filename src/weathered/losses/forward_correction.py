@@ -19,6 +19,7 @@ from weathered.core.errors import CheckpointError
 from weathered.core.roles import Part
 from weathered.data.matrix_file import read_matrix
 from weathered.losses.cross_entropy import cross_entropy
+from weathered.weighting.base import check_labels
 
 Transition = Float[Tensor, "C C"] | Sequence[Sequence[float]]
 """P(given label | true class): a row for each true class, a column for each given label."""
@@ -71,10 +72,14 @@ def forward_correction(
 ) -> Float[Tensor, "B"]:
     """-log sum_i T[i, y] softmax(logits)_i per sample, in nats, computed in logarithms.
 
-    logits (B, C), any real numbers; labels (B,) in [0, C), else IndexError. log_transition (C, C): log T in the type of
+    logits (B, C), any real numbers; labels (B,) in [0, C), else ValueError. log_transition (C, C): log T in the type of
     the logits, minus infinity where T is 0; fastest where its transpose is contiguous.
     """
-    columns = log_transition.T.index_select(0, labels)
+    try:
+        columns = log_transition.T.index_select(0, labels)
+    except IndexError:
+        check_labels(labels, len(log_transition))
+        raise
     return -torch.logsumexp(F.log_softmax(logits, 1) + columns, 1)
 
 

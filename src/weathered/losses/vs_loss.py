@@ -81,6 +81,8 @@ class GroupVSLoss(Part):
     def __call__(
         self, logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], group: Int[Tensor, "B"]
     ) -> Float[Tensor, "B"]:
+        if group.shape != labels.shape:
+            raise ValueError(f"group must be {tuple(labels.shape)}, one for each label, got {tuple(group.shape)}")
         if len(group) and not (int(group.min()) >= 0 and int(group.max()) < len(self.factors)):
             wrong = group[(group < 0) | (group >= len(self.factors))]
             raise ValueError(f"groups must be in [0, {len(self.factors) - 1}], got {int(wrong[0])}")

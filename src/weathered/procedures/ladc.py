@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from weathered.core import distributed
 from weathered.core.batch import Batch
+from weathered.core.class_statistics import check_covariance
 from weathered.core.facts import Traits
 from weathered.core.procedure import Procedure
 from weathered.core.rng import generator
@@ -51,7 +52,7 @@ def class_gaussians(
     """The mean and the unbiased covariance of each class, in float64 on the CPU; that of a single row is 0.
 
     num_classes: the largest label plus 1 by default. Raises ValueError for features that are not finite, labels that
-    do not fit, or a class without a row.
+    do not fit, a class without a row, or covariances that would take too much memory.
     """
     if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
         raise ValueError(
@@ -59,8 +60,9 @@ def class_gaussians(
         )
     if bool((broken := ~torch.isfinite(features).all(1)).any()):
         raise ValueError(f"features must be finite, row {int(broken.nonzero()[0])} is not")
+    size = int(labels.max()) + 1 if num_classes is None else num_classes
+    check_covariance("full", size, features.shape[1], "use a network with fewer features")
     z, y = features.detach().double().cpu(), labels.cpu()
-    size = int(y.max()) + 1 if num_classes is None else num_classes
     if int(y.min()) < 0 or int(y.max()) >= size:
         raise ValueError(f"labels must be in [0, {size - 1}], got {int(y.min())} to {int(y.max())}")
     counts = y.bincount(minlength=size)
@@ -204,6 +206,7 @@ class LADC(Procedure):
             "group": "trains the classifier on drawn features, which belong to no group",
         },
         honours=frozenset({"sampler", "transform", "loss", "stepper"}),
+        evens_classes=True,
     )
 
     def __init__(

@@ -36,8 +36,14 @@ def check_labels(labels: Int[Tensor, "..."], num_classes: int) -> None:
     low, high = (int(end) for end in labels.aminmax())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"labels must be in [0, {num_classes - 1}] for {num_classes} class counts, got {low if low < 0 else high}"
+            f"labels must be in [0, {num_classes - 1}] for {num_classes} classes, got {low if low < 0 else high}"
         )
+
+
+def check_progress(progress: float) -> None:
+    """Raise ValueError unless progress is in [0, 1], a share of training and not an epoch."""
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress must be in [0, 1], a share of training and not an epoch, got {progress}")
 
 
 Rule = Literal["effective", "inverse"]
@@ -89,6 +95,8 @@ def power_weights(labels: Int[Tensor, "N"], power: float) -> Float[Tensor, "N"]:
 
 
 def _sum_to_classes(weights: Tensor) -> Tensor:
+    # equal weights become exactly 1
+    weights = weights / weights.max()
     return weights * (len(weights) / weights.sum())
 
 

@@ -21,7 +21,9 @@ class ClassBalanced(Part):
     On features that are still being learnt, weights from the start can do harm; `drw` begins late.
     """
 
-    traits = Traits(needs={"class_counts": "weights come from the counts"}, batchwise=True, per_pixel=True)
+    traits = Traits(
+        needs={"class_counts": "weights come from the counts"}, batchwise=True, per_pixel=True, evens_classes=True
+    )
 
     def __init__(self, class_counts: ClassCounts, beta: float = 0.9999, rule: Rule = "effective"):
         self.class_weights = class_weights(class_counts, beta, rule)

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weathered.core.facts import Traits
 from weathered.core.roles import Part
-from weathered.weighting.base import power_weights
+from weathered.weighting.base import check_progress, power_weights
 
 
 class ClassBalancedSampling(Part):
@@ -21,6 +22,8 @@ class ClassBalancedSampling(Part):
     Raises ValueError outside these ranges. Source: Kang et al., ICLR 2020.
     """
 
+    traits = Traits(evens_classes=True)
+
     def __init__(self, power: float = 0.0, start: float = 0.0):
         power_weights(torch.zeros(1, dtype=torch.int64), power)
         if not 0 <= start <= 1:
@@ -28,4 +31,5 @@ class ClassBalancedSampling(Part):
         self.power, self.start = power, start
 
     def weights(self, labels: Int[Tensor, "N"], progress: float) -> Float[Tensor, "N"]:
+        check_progress(progress)
         return power_weights(labels, self.power if progress >= self.start else 1.0)

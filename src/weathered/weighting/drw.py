@@ -17,7 +17,7 @@ from torch import Tensor
 from weathered.core.facts import Traits
 from weathered.core.roles import Part
 from weathered.core.target import Target, as_target
-from weathered.weighting.base import ClassCounts, Rule, class_weights, mixture_weights
+from weathered.weighting.base import ClassCounts, Rule, check_progress, class_weights, mixture_weights
 
 
 class DRW(Part):
@@ -28,7 +28,9 @@ class DRW(Part):
     below 1. beta in [0, 1) and rule: see `class_weights`.
     """
 
-    traits = Traits(needs={"class_counts": "weights come from the counts"}, batchwise=True, per_pixel=True)
+    traits = Traits(
+        needs={"class_counts": "weights come from the counts"}, batchwise=True, per_pixel=True, evens_classes=True
+    )
 
     def __init__(
         self,
@@ -44,5 +46,6 @@ class DRW(Part):
     def __call__(
         self, losses: Float[Tensor, "B"], target: Target | Int[Tensor, "B"], progress: float
     ) -> Float[Tensor, "B"]:
+        check_progress(progress)
         weights = mixture_weights(self.class_weights, as_target(target), losses.detach())
         return torch.ones_like(weights) if progress < self.start else weights / weights.mean()

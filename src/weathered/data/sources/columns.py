@@ -64,17 +64,22 @@ def with_columns(dataset: Dataset, groups: list[str] | None, options: ReadOption
                 f"{dataset.name}: the group in column '{options.group_column}' is missing in row {empty}; fill it in, "
                 "or drop the row."
             )
-        new = set(values) - set(options.group_names)
-        names = (*options.group_names, *sorted(new, key=_by_number))
-        codes = {name: code for code, name in enumerate(names)}
-        numbers = torch.tensor([codes[value] for value in values], dtype=torch.int64)[dataset.rows_in_source]
-        dataset = dataset.replace(extra={**dataset.extra, "group": numbers}, group_names=names)
-    elif "group" in dataset.extra:
+        kept = [str(values[row]) for row in dataset.rows_in_source.tolist()]
+        dataset = with_groups(dataset, kept, options.group_names)
+    elif "group" in dataset.extra and not dataset.group_names:
         dataset = _numbered(dataset, options.group_names)
     if options.chosen is None:
         return dataset
     note = f"The {int(options.chosen.sum())} of {len(options.chosen)} rows with {options.rows}."
     return dataset.select(torch.from_numpy(options.chosen)[dataset.rows_in_source], note)
+
+
+def with_groups(dataset: Dataset, values: Sequence[str], known: tuple[str, ...]) -> Dataset:
+    """The data set with the group of each row; names are sorted, numbers before text, after those that are known."""
+    names = (*known, *sorted(set(values) - set(known), key=_by_number))
+    codes = {name: code for code, name in enumerate(names)}
+    numbers = torch.tensor([codes[value] for value in values], dtype=torch.int64)
+    return dataset.replace(extra={**dataset.extra, "group": numbers}, group_names=names)
 
 
 def _numbered(dataset: Dataset, known: tuple[str, ...]) -> Dataset:
@@ -104,7 +109,7 @@ def _text_column(source: str, rest: str, column: str) -> list[str]:
     if source not in TEXT_READERS:
         raise DataError(
             f"{source} data have no columns to choose rows or groups by; csv and parquet files have, and npz files "
-            "give groups as whole numbers in an array 'group'."
+            "give groups as whole numbers or text in an array 'group'."
         )
     module, _, function = TEXT_READERS[source].partition(":")
     try:

@@ -168,7 +168,8 @@ def load_pair(
             f"the training inputs are {train.inputs.shape}, the test inputs {test.inputs.shape}"
             + ("; pass --image-size to bring images to one size." if train.is_image else ".")
         )
-    gaps = (_empty_classes_note(train, "training"), missing or _empty_classes_note(test, "test"))
+    absent = missing or _empty_classes_note(test, "test")
+    gaps = (_empty_classes_note(train, "training"), absent, _new_groups_note(train, test))
     train = train.replace(notes=(*train.notes, *(gap for gap in gaps if gap)))
     return train, test.replace(name=f"{test.name} (test)", notes=(*test.notes, note) if note else test.notes)
 
@@ -222,6 +223,15 @@ def _empty_classes_note(dataset: Dataset, part: str) -> str | None:
     """A limit, unreadable images or a test set of its own may leave classes without rows."""
     empty = [dataset.class_names[int(c)] for c in (dataset.class_counts == 0).nonzero()[:, 0]]
     return f"The {part} set holds no row of {class_listing(empty)}." if empty else None
+
+
+def _new_groups_note(train: Dataset, test: Dataset) -> str | None:
+    """Rows are parted by class, so that all rows of a small group may be among those held out."""
+    if not (train.group_names and len(train) and len(test) and "group" in train.extra and "group" in test.extra):
+        return None
+    new = sorted(set(test.extra["group"].tolist()) - set(train.extra["group"].tolist()))
+    names = ", ".join(f"'{train.group_names[code]}'" for code in new[:5])
+    return f"Groups that only the test set has, so that nothing was learnt of them: {names}." if new else None
 
 
 def _require_all_classes(dataset: Dataset, index: torch.Tensor) -> None:

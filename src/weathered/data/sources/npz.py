@@ -13,6 +13,7 @@ from weathered.core.pixels import IGNORE, MASK
 from weathered.data.dataset import Dataset
 from weathered.data.labels import DEFAULT_COLUMNS, LabelCoder, choose_column
 from weathered.data.masks import agreed_names, without_label
+from weathered.data.sources.columns import with_groups
 from weathered.data.sources.npz_keys import INPUT_NAMES, choose_part, names_of, part_and_name, parts_of, place_and_part
 from weathered.data.sources.options import ReadOptions, existing_file
 from weathered.data.sources.tables import TOO_LARGE
@@ -37,7 +38,12 @@ def read_npz(rest: str, options: ReadOptions) -> Dataset:
     path = existing_file(place, "npz")
     arrays, where, asked = _load(path, part, options)
     inputs = next((name for name in INPUT_NAMES if name in arrays), None)
-    if inputs is None:
+    if inputs is None or {"indptr", "indices"} <= set(arrays):
+        if "format" in arrays and "shape" in arrays:
+            raise DataError(
+                f"{where}: this is a sparse matrix of SciPy; save it dense and with its labels, as in "
+                "np.savez(path, x=matrix.toarray(), y=labels)."
+            )
         listing = ", ".join(arrays) or "nothing"
         raise DataError(f"{where}: none of the arrays {', '.join(INPUT_NAMES)} is there, only {listing}.")
     if options.mask_column is not None and asked != (None, None):
@@ -56,7 +62,7 @@ def read_npz(rest: str, options: ReadOptions) -> Dataset:
         used[clean] = _column(arrays[clean], clean, where)
     coded = LabelCoder(where, _class_names(arrays, where), options.class_names).encode(used, clean)
     x = _as_inputs(arrays[inputs], where)
-    return Dataset.of(
+    dataset = Dataset.of(
         x,
         coded.codes[label],
         coded.names,
@@ -64,6 +70,10 @@ def read_npz(rest: str, options: ReadOptions) -> Dataset:
         clean_labels=None if clean is None else coded.codes[clean],
         extra=_extra(arrays, {inputs, "class_names", *used}, len(x)),
     )
+    groups = arrays.get("group")
+    if groups is None or groups.dtype.kind != "U" or groups.shape != (len(x),):
+        return dataset
+    return with_groups(dataset, [str(name) for name in groups.tolist()], options.group_names)
 
 
 def _masked(

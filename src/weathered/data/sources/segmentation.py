@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from weathered.core.errors import DataError
+from weathered.core.pixels import IGNORE
 from weathered.data.cache import drop_bad
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import Encoded, FileImages
@@ -31,7 +33,11 @@ def read_segmentation(rest: str, options: ReadOptions) -> Dataset:
     stems = sorted(images)
     pictures = FileImages(root, [f"images/{images[stem]}" for stem in stems])
     labels = FileImages(root, [f"masks/{masks[stem]}" for stem in stems])
-    return masked(pictures, labels, options, root.resolve().name, _class_names(root))
+    dataset = masked(pictures, labels, options, root.resolve().name, _class_names(root))
+    if not (idle := sorted(set(masks) - set(images))):
+        return dataset
+    listing = ", ".join(masks[stem] for stem in idle[:3]) + (", ..." if len(idle) > 3 else "")
+    return dataset.replace(notes=(*dataset.notes, f"Masks without an image were left out: {len(idle)} ({listing})."))
 
 
 def masked(
@@ -46,8 +52,22 @@ def masked(
     inputs = StreamInputs(images, image_size=options.image_size)
     decoded, bad = decode_masks(masks, options.image_size, options.memory_limit_bytes, options.skip_bad, images)
     names = agreed_names(options.class_names, class_names, name)
-    dataset = Dataset.segmentation(inputs, without_label(decoded, options.ignore_label), names, name=name)
+    labels = without_label(decoded, options.ignore_label)
+    if names is not None and len(names) <= IGNORE:
+        _require_names(labels, names, masks)
+    dataset = Dataset.segmentation(inputs, labels, names, name=name)
     return drop_bad(dataset.replace(source_rows=torch.arange(len(dataset))), bad, options.skip_bad)
+
+
+def _require_names(labels: Tensor, names: tuple[str, ...], masks: Encoded) -> None:
+    unnamed = (labels != IGNORE) & (labels >= len(names))
+    if unnamed.any():
+        row = int(unnamed.flatten(1).any(1).nonzero()[0])
+        value = int(labels[row][unnamed[row]][0])
+        raise DataError(
+            f"{masks.where(row)}: the mask holds the class {value}, but only 0 to {len(names) - 1} have names; "
+            f"add a name, or leave those pixels out with --ignore-label {value}."
+        )
 
 
 def _files(root: Path, name: str) -> dict[str, str]:
@@ -83,8 +103,10 @@ def _class_names(root: Path) -> tuple[str, ...] | None:
         names = tuple(line.strip() for line in path.read_text().rstrip().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the names of the classes cannot be read: {error}.") from error
+    if not names:
+        raise DataError(f"{path}: it names no class; write one name in each line, or remove the file.")
     if "" in names:
         raise DataError(f"{path}: line {names.index('') + 1} is empty, but each line names a class.")
     if len(set(names)) < len(names):
         raise DataError(f"{path}: a class is named twice.")
-    return names or None
+    return names
