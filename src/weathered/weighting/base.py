@@ -95,9 +95,9 @@ def power_weights(labels: Int[Tensor, "N"], power: float) -> Float[Tensor, "N"]:
 
 
 def _sum_to_classes(weights: Tensor) -> Tensor:
-    # equal weights become exactly 1
+    # equal weights become exactly 1; a number divided by a tensor is rounded twice
     weights = weights / weights.max()
-    return weights * (len(weights) / weights.sum())
+    return weights * (len(weights) / float(weights.sum()))
 
 
 def mixture_weights(
