@@ -31,6 +31,8 @@ COLUMNS = {
     "head IoU": "{:.3f}",
     "middle IoU": "{:.3f}",
     "tail IoU": "{:.3f}",
+    "mean corruption accuracy": "{:.4f}",
+    "negative log likelihood": "{:.3f}",
     "expected calibration error": "{:.4f}",
     "class-wise calibration error": "{:.4f}",
     MEMORISED: "{:.3f}",

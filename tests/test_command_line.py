@@ -287,6 +287,35 @@ def test_folders_of_splits_are_not_taken_for_classes(weathered, tmp_path):
     assert "dark (8), light (8)" in out
 
 
+def test_compare_audits_every_run_and_ranks_by_what_it_found(weathered, tmp_path):
+    asked = ("compare", "digits", *FAST, "--arms", "ce,mixup", "--seeds", "2", "--metric", "mean corruption accuracy")
+    code, _, err = weathered(*asked)
+    assert code == 2
+    assert "add --audits corruption" in err
+    code, _, err = weathered(*asked, "--audits", "corupt")
+    assert code == 2
+    assert "Did you mean 'corruption'?" in err
+    code, _, err = weathered("compare", "digits", *FAST, "--arms", "ce,mixup", "--audit-limit", "20")
+    assert code == 2
+    assert "would do nothing without --audits" in err
+    audits = ("--audits", "corruption", "--audit-limit", "20", "--json")
+    code, out, err = weathered(*asked, *audits)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["metric"] == "mean corruption accuracy"
+    runs = [(tmp_path / "runs" / run, row) for row in found["ranking"] for run in row["runs"]]
+    assert len(runs) == 4
+    for path, row in runs:
+        kept = json.loads((path / "audit.json").read_text())["corruption"]["summary"]["mean corruption accuracy"]
+        assert kept["n"] == 20
+        assert kept["value"] in row["values"]["mean corruption accuracy"]
+    changed = [path.stat().st_mtime_ns for path in (path / "audit.json" for path, _ in runs)]
+    code, again, err = weathered(*asked, *audits)
+    assert code == 0, err
+    assert json.loads(again)["ranking"] == found["ranking"]
+    assert changed == [path.stat().st_mtime_ns for path in (path / "audit.json" for path, _ in runs)]
+
+
 def test_a_limited_audit_does_not_replace_a_fuller_one(weathered, tmp_path):
     code, out, err = weathered("train", "digits", "--limit", "100", "--epochs", "1", "--out", "runs")
     assert code == 0, err

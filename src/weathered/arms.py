@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from weathered.assemble import entry_of, resolve
+from weathered.audit.kept import check_audits
 from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.core.spec import parse, split_commas
 from weathered.data.prepare import Splits, prepare
@@ -60,15 +61,22 @@ def crossed(arms: Arms, others: Arms) -> Arms:
 
 
 def check_comparison(
-    arms: Arms, seeds: Sequence[int], baseline: str | None, metric: str | None
+    arms: Arms, seeds: Sequence[int], baseline: str | None, metric: str | None, audits: Sequence[str] = ()
 ) -> tuple[str, Metric | None]:
-    """The baseline, `ce` or the first arm by default, and the metric, if one is asked for. Raises SpecError."""
+    """The baseline, `ce` or the first arm by default, and the metric, if one is asked for.
+
+    audits: made of every run. Raises SpecError for names that are not known, or a metric that takes another audit.
+    """
+    check_audits(audits)
     baseline = baseline or ("ce" if "ce" in arms else next(iter(arms)))
     if baseline not in arms:
         raise SpecError(f"the baseline '{baseline}' is not among the arms: {', '.join(arms)}.")
     if len(arms) < 2 or not seeds or len(set(seeds)) < len(seeds):
         raise SpecError(f"a comparison needs at least two arms and different seeds, got {len(arms)} and {list(seeds)}.")
-    return baseline, None if metric is None else metric_named(metric)
+    asked = None if metric is None else metric_named(metric)
+    if asked is not None and asked.audit not in (None, *audits):
+        raise SpecError(f"'{asked.name}' is measured by an audit; add --audits {asked.audit}.")
+    return baseline, asked
 
 
 def plan(recipe: Recipe, arms: Arms, seeds: Sequence[int]) -> dict[str, list[Recipe]]:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from weathered.arms import check_comparison, plan, refusals
+from weathered.audit.kept import audit_where_missing, kept_audits
 from weathered.audit.result import plain
 from weathered.core.atomic import write_text
 from weathered.core.errors import DataError, WeatheredError
@@ -41,7 +42,7 @@ class Arm:
 class CompareResult:
     """Arms in the order given, the baseline first named, what ranks them, and the folder of the comparison.
 
-    failed: run -> what stopped it. refused: arm -> why its parts do not go together.
+    failed: run -> what stopped it. refused: arm -> why its parts do not go together. audits: those made of every run.
     """
 
     arms: tuple[Arm, ...]
@@ -52,6 +53,7 @@ class CompareResult:
     metric: Metric
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    audits: tuple[str, ...] = ()
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -98,6 +100,7 @@ class CompareResult:
             "notes": list(self.notes()),
             "failed": self.failed,
             "refused": self.refused,
+            "audits": list(self.audits),
         }
 
 
@@ -110,18 +113,23 @@ def compare(
     baseline: str | None = None,
     metric: str | None = None,
     leave_out_refused: bool = False,
+    audits: Sequence[str] = (),
+    audit_limit: int | None = None,
     launcher: Launcher = "local",
     workers: int | None = None,
     watcher: Watcher | None = None,
+    audit_watch: Callable[[int, int], None] | None = None,
 ) -> CompareResult:
     """Train every arm with every seed and compare a figure of the test set after the last epoch.
 
     recipe: what all arms share. arms: name -> methods. baseline: the arm to compare with, `ce` or the first by
     default. metric: a name of `METRICS`; accuracy by default, mean IoU for masks. leave_out_refused: go on without
-    arms that are refused, other than the baseline. Runs that are finished in `out` are not trained again. Raises a
+    arms that are refused, other than the baseline. audits: names of audits made of every run, whose figures are
+    compared as well; audit_limit: at most so many test samples for each; audit_watch: told how many of them are done.
+    Runs that are finished in `out` are not trained again. Raises a
     WeatheredError if an arm is refused, if no run succeeded, or if an arm lacks the metric.
     """
-    baseline, asked = check_comparison(arms, seeds, baseline, metric)
+    baseline, asked = check_comparison(arms, seeds, baseline, metric, audits)
     planned = plan(recipe, arms, seeds)
     refused = refusals(planned, recipe.data, asked)
     for name, error in refused.items():
@@ -131,20 +139,24 @@ def compare(
     everything = [item for recipes in planned.values() for item in recipes]
     outcomes = run_all(everything, out, launcher=launcher, workers=workers, watcher=watcher)
     failed = {outcome.folder.path.name: outcome.error for outcome in outcomes if outcome.error}
-    collected = []
+    whole: dict[str, list[RunFolder]] = {}
     for name, recipes in planned.items():
         folders = [RunFolder(out / item.hash) for item in recipes]
         broken = [failed[f.path.name] for f in folders if f.path.name in failed]
         if broken and name == baseline:
             raise WeatheredError(f"the baseline '{name}' failed: {broken[0]}")
         if not broken:
-            collected.append(_collect(name, arms[name], folders))
+            whole[name] = folders
+    audit_where_missing([run for folders in whole.values() for run in folders], audits, audit_limit, audit_watch)
+    collected = [_collect(name, arms[name], folders, audits) for name, folders in whole.items()]
     chosen = _metric_of(collected, asked)
     reasons = {name: str(error) for name, error in refused.items()}
-    identity = [baseline, *arms, *(item.hash for item in everything), *([] if asked is None else [asked.name])]
+    identity = [baseline, *arms, *(item.hash for item in everything), *([] if asked is None else [asked.name]), *audits]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     path = out / f"compare-{digest}"
-    result = CompareResult(tuple(collected), baseline, tuple(seeds), recipe, path, chosen, failed, reasons)
+    result = CompareResult(
+        tuple(collected), baseline, tuple(seeds), recipe, path, chosen, failed, reasons, tuple(audits)
+    )
     write_text(result.path / "comparison.json", json.dumps(plain(result.to_json()), indent=2) + "\n")
     return result
 
@@ -153,13 +165,15 @@ def read_comparison(path: Path) -> CompareResult:
     """A comparison read back from its folder; the runs are looked for beside it. Raises DataError if one is gone."""
     tree = RunFolder(path).read_json("comparison.json")
     rows = sorted(tree["ranking"], key=lambda row: row["arm"] != tree["baseline"])
+    audits = tuple(tree.get("audits", ()))
     arms = tuple(
-        _collect(row["arm"], tuple(row["use"]), [RunFolder(path.parent / name) for name in row["runs"]]) for row in rows
+        _collect(row["arm"], tuple(row["use"]), [RunFolder(path.parent / name) for name in row["runs"]], audits)
+        for row in rows
     )
     recipe = Recipe.from_tree(tree["recipe"], str(path))
     metric, refused = metric_named(tree["metric"]), tree.get("refused", {})
     seeds, failed = tuple(tree["seeds"]), tree["failed"]
-    return CompareResult(arms, tree["baseline"], seeds, recipe, path, metric, failed, refused)
+    return CompareResult(arms, tree["baseline"], seeds, recipe, path, metric, failed, refused, audits)
 
 
 def comparison_of(folders: Sequence[RunFolder], out: Path) -> CompareResult:
@@ -217,9 +231,14 @@ def _metric_of(arms: Sequence[Arm], asked: Metric | None) -> Metric:
     return metric
 
 
-def _collect(name: str, use: tuple[str, ...], folders: list[RunFolder]) -> Arm:
+def _collect(name: str, use: tuple[str, ...], folders: list[RunFolder], audits: Sequence[str] = ()) -> Arm:
     records = [folder.read_json("run.json") for folder in folders]
+    figures = [record["results"] for record in records]
+    for audit in audits:
+        made = [kept_audits(folder)[audit]["summary"] for folder in folders]
+        # what a run measured itself is on all test samples
+        figures = [{**summary, **found} for summary, found in zip(made, figures, strict=True)]
     # a figure such as tail accuracy may exist for some seeds only
-    metrics = [name for name in records[0]["results"] if all(name in record["results"] for record in records)]
-    values = {metric: [record["results"][metric]["value"] for record in records] for metric in metrics}
+    metrics = [name for name in figures[0] if all(name in found for found in figures)]
+    values = {metric: [found[metric]["value"] for found in figures] for metric in metrics}
     return Arm(name, use, tuple(folders), values, [record["seconds"] for record in records])

@@ -13,12 +13,14 @@ class Metric(NamedTuple):
     """A figure of finished runs: whether more of it is better, whether it is a share in [0, 1], what it is measured on.
 
     on: `samples` for data with one label each, `pixels` for masks, `groups` for samples in groups, or `all`.
+    audit: the one that measures it, None for what every run measures itself.
     """
 
     name: str
     higher_is_better: bool = True
     share: bool = True
     on: On = "all"
+    audit: str | None = None
 
     def measured_on(self, pixels: bool, groups: bool) -> bool:
         """Whether test data with a class for each pixel, or with groups, may give it."""
@@ -48,6 +50,9 @@ METRICS = {
         Metric("expected calibration error", higher_is_better=False),
         Metric("class-wise calibration error", higher_is_better=False, on="samples"),
         Metric("negative log likelihood", higher_is_better=False, share=False, on="samples"),
+        Metric("mean corruption accuracy", on="samples", audit="corruption"),
+        Metric("worst corruption accuracy", on="samples", audit="corruption"),
+        Metric("area under risk-coverage", higher_is_better=False, on="samples", audit="selective"),
         Metric("Brier score", higher_is_better=False, share=False, on="samples"),
     )
 }

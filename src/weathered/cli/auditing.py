@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from weathered.audit.kept import audit_and_keep, check_audits, kept_audits
 from weathered.audit.labels.audited_labels import labels_folder
 from weathered.audit.labels.of_run import LabelOptions, as_label_score
-from weathered.audit.result import AuditResult, plain
-from weathered.audit.run_audits import AUDITS, AuditOptions, default_audits
+from weathered.audit.result import AuditResult
+from weathered.audit.run_audits import AuditOptions, default_audits
 from weathered.cli.progress import audit_progress
-from weathered.core.errors import SpecError, WeatheredError
-from weathered.core.spec import near
+from weathered.core.errors import SpecError
 from weathered.loaded_run import load_run
 from weathered.stats import interval_text
 
@@ -32,9 +32,7 @@ def audit_runs(
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit."""
     wanted = list(names or ())
-    for name in wanted:
-        if name not in AUDITS:
-            raise SpecError(f"no audit '{name}'.{near(name, AUDITS)} There are: {', '.join(AUDITS)}.")
+    check_audits(wanted)
     runs = [load_run(path) for path in paths]
     if names is None:
         wanted = default_audits(runs[0])
@@ -45,19 +43,10 @@ def audit_runs(
     with audit_progress(len(wanted)) as (advance, show):
         options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma, labels, show)
         for name in wanted:
-            try:
-                result = AUDITS[name](runs, options)
-            except WeatheredError:
-                raise
-            except ValueError as error:
-                raise WeatheredError(f"audit '{name}': {error}.") from error
+            result, fuller = audit_and_keep(runs, name, options)
             results.append(result)
-            # read again, because another audit of this run may have ended meanwhile
-            kept = folder.read_json("audit.json") if path.exists() else {}
-            if limit is not None and (fuller := _samples(kept.get(name))) > _samples(result.to_json()):
+            if fuller is not None:
                 fuller_kept[name] = fuller
-            else:
-                folder.write_json("audit.json", {**kept, result.audit: result.to_json()})
             advance()
     if as_json:
         typer.echo(json.dumps({result.audit: result.to_json() for result in results}, indent=2))
@@ -73,11 +62,6 @@ def audit_runs(
     for name, size in fuller_kept.items():
         typer.echo(f"{name}: the run keeps its earlier figures on {size} samples, more than --limit {limit} allows")
     typer.echo(f"audits: {path}")
-
-
-def _samples(kept: Any) -> int:
-    """The samples of an audit as it is kept, 0 where it was not made."""
-    return max((int(estimate["n"]) for estimate in kept["summary"].values()), default=0) if kept else 0
 
 
 def label_options(
@@ -122,11 +106,9 @@ def audit_quietly(path: Path, labels: LabelOptions) -> dict[str, Any]:
     """Make the label audit of a run under a bar, keep it beside the run, and return all that is kept there."""
     run = load_run(path)
     with audit_progress(1) as (advance, show):
-        result = AUDITS["labels"]([run], AuditOptions(labels=labels, progress=show))
+        audit_and_keep([run], "labels", AuditOptions(labels=labels, progress=show))
         advance()
-    kept = {**run.folder.read_json("audit.json"), result.audit: plain(result.to_json())}
-    run.folder.write_json("audit.json", kept)
-    return kept
+    return kept_audits(run.folder)
 
 
 def summary_table(result: AuditResult) -> Table:

@@ -51,6 +51,12 @@ def compare(
     metric: Annotated[
         str | None, typer.Option(help="What ranks: accuracy by default, mean IoU for masks; any figure of a run.")
     ] = None,
+    audits: Annotated[
+        str | None, typer.Option(help="Audits made of every run and compared, as in corruption,selective.")
+    ] = None,
+    audit_limit: Annotated[
+        int | None, typer.Option(min=2, help="Audit each run on at most this many test samples.")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of the local pool.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which arms fit together, and why not.")] = False,
@@ -62,15 +68,17 @@ def compare(
 ) -> None:
     """Train several arms over seeds on the same data, rank them and write a report."""
     made = opt.make_recipe(options, data)
-    from weathered.cli.comparing import arms_of, compare_arms, dry_compare
+    from weathered.cli.comparing import arms_of, audits_of, compare_arms, dry_compare
 
+    wanted = audits_of(audits, audit_limit)
     named, crossing = arms_of(arms, with_), with_ is not None
     if dry_run:
-        dry_compare(made, named, seeds, crossing, as_json, baseline, metric)
+        dry_compare(made, named, seeds, crossing, as_json, baseline, metric, wanted)
         return
     compare_arms(
         made, named, seeds, out, report, as_json,
-        baseline=baseline, metric=metric, crossing=crossing, launcher=launcher, workers=workers,
+        baseline=baseline, metric=metric, crossing=crossing, audits=wanted, audit_limit=audit_limit,
+        launcher=launcher, workers=workers,
     )  # fmt: skip
 
 

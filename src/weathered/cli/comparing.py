@@ -1,6 +1,7 @@
 """What compare does once its options are a recipe."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from weathered.arms import Arms, check_comparison, crossed, parse_arms, plan, refusals
 from weathered.audit.result import plain
-from weathered.cli.progress import sweep_progress
+from weathered.cli.progress import counted_progress, sweep_progress
 from weathered.cli.running import command_line
 from weathered.comparison import CompareResult, compare
 from weathered.core.errors import Incompatible, SpecError, WeatheredError
@@ -28,6 +29,14 @@ def arms_of(arms: str, others: str | None) -> Arms:
     return named if others is None else crossed(named, parse_arms(others, "--with"))
 
 
+def audits_of(audits: str | None, limit: int | None) -> tuple[str, ...]:
+    """The audits of every run as written. Raises SpecError for a limit without any."""
+    names = () if audits is None else tuple(name.strip() for name in audits.split(","))
+    if limit is not None and not names:
+        raise SpecError("--audit-limit would do nothing without --audits.")
+    return names
+
+
 def dry_compare(
     recipe: Recipe,
     arms: Arms,
@@ -36,12 +45,13 @@ def dry_compare(
     as_json: bool,
     baseline: str | None = None,
     metric: str | None = None,
+    audits: Sequence[str] = (),
 ) -> None:
     """Print which arms fit together and why others do not; nothing is trained or written.
 
     Raises Incompatible if an arm is refused, unless arms were crossed, where that is part of the answer.
     """
-    _, asked = check_comparison(arms, range(seeds), baseline, metric)
+    _, asked = check_comparison(arms, range(seeds), baseline, metric, audits)
     refused = refusals(plan(recipe, arms, (0,)), recipe.data, asked)
     if as_json:
         verdicts = {name: str(refused[name]) if name in refused else "compatible" for name in arms}
@@ -69,6 +79,8 @@ def compare_arms(
     baseline: str | None = None,
     metric: str | None = None,
     crossing: bool = False,
+    audits: Sequence[str] = (),
+    audit_limit: int | None = None,
     launcher: str = "local",
     workers: int | None = None,
 ) -> None:
@@ -78,7 +90,7 @@ def compare_arms(
     """
     if report is not None and report.is_dir():
         raise SpecError(f"--report {report} is a folder; name a file, as in {report / 'report.html'}.")
-    with sweep_progress() as watch:
+    with sweep_progress() as watch, counted_progress("audits") as audit_watch:
         result = compare(
             recipe,
             arms,
@@ -90,6 +102,9 @@ def compare_arms(
             launcher=cast(Launcher, launcher),
             workers=workers,
             watcher=watch,
+            audits=audits,
+            audit_limit=audit_limit,
+            audit_watch=audit_watch,
         )
     path = report_on_comparison(result, report or result.path / "report.html", [command_line()])
     if as_json:
@@ -115,7 +130,7 @@ def compare_arms(
 SHOWN = (
     *("mean IoU", "accuracy", "balanced accuracy", "worst class accuracy", "worst class IoU"),
     *("head accuracy", "middle accuracy", "tail accuracy", "head IoU", "middle IoU", "tail IoU"),
-    *("worst group accuracy", "expected calibration error", "negative log likelihood"),
+    *("mean corruption accuracy", "worst group accuracy", "expected calibration error", "negative log likelihood"),
 )
 """Figures that a terminal has room for; the report has all, with intervals."""
 

@@ -112,6 +112,21 @@ def audit_progress(total: int) -> Iterator[tuple[Callable[[], None], Callable[[s
 
 
 @contextmanager
+def counted_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (done, of) and appears with the first call."""
+    with _bar() as progress:
+        task: TaskID | None = None
+
+        def watch(done: int, of: int) -> None:
+            nonlocal task
+            if task is None:
+                task = _task(progress, name, of)
+            progress.update(task, completed=done)
+
+        yield watch
+
+
+@contextmanager
 def plain_progress(name: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar over `total` items; call what it yields once per finished item."""
     with _bar() as progress:
