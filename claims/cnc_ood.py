@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from common import accuracy
@@ -19,7 +19,7 @@ from weathered.data.auxiliary import load_auxiliary
 from weathered.data.corruptions import CORRUPTIONS, corrupt_each
 from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.sources.load import load
-from weathered.nn.build import build_model
+from weathered.nn.network import Network, assemble, seeded
 from weathered.procedures.cnc_ood import CnC
 from weathered.procedures.supervised import Supervised
 from weathered.scores.extract import extract
@@ -68,8 +68,7 @@ def measure(seed: int) -> Measured:
     values: dict[str, float] = {}
     also: dict[str, dict[str, float]] = {name: {} for name in ALSO}
     for mode, procedure in {BASELINE: Supervised(), **MODES}.items():
-        model, settings = build_model("cnn_small:width=16", train, seed=seed), replace(SETTINGS, seed=seed)
-        run = fit(Run(model, train, procedure=procedure, settings=settings))
+        run = fit(Run(network(train, seed), train, procedure=procedure, settings=replace(SETTINGS, seed=seed)))
         evidence = {name: extract(procedure.predictor(run), data) for name, data in sets.items()}
         logits = {name: _there(found.logits) for name, found in evidence.items()}
         largest = {name: msp_score(z) for name, z in logits.items()}
@@ -93,6 +92,34 @@ def measure(seed: int) -> Measured:
             also[CORRUPTED][arm] = accuracy(logits["corrupted"], test.labels)
             also[REJECTED][arm] = float((scores["corrupted"] >= 0).double().mean()) if rejects else 0.0
     return Measured(values, also)
+
+
+class Convolutions(nn.Module):
+    """Three 3x3 convolutions of 16, 32 and 32 channels with batch normalisation, the image halved after the first two.
+
+    x (B, 1, H, W); features (B, 32), the mean of each channel.
+    """
+
+    num_features = 32
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after, last in ((1, 16, nn.MaxPool2d(2)), (16, 32, nn.MaxPool2d(2)), (32, 32, nn.Identity())):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), last]
+        self.layers = nn.Sequential(*layers)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        return x.mean((2, 3))
+
+
+def network(train: Dataset, seed: int) -> Network:
+    """The network of every arm, with the same first weights in all."""
+    with seeded(derive_seed(seed, SLUG, "weights")):
+        return assemble(Convolutions(), train, "linear")
 
 
 def split(seed: int) -> tuple[Dataset, Dataset, Dataset]:
