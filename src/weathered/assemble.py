@@ -137,7 +137,7 @@ def build(use: Use, dataset: Dataset | None = None) -> Any:
     try:
         return factory(**options)
     except (ValueError, TypeError) as error:
-        raise SpecError(f"{use.slug}: {error}.") from error
+        raise SpecError(f"{use.slug}: {str(error).rstrip('.')}.") from error
 
 
 def _check_groups(use: Use, dataset: Dataset) -> None:

@@ -264,6 +264,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Wei, ICML 2022", "Images of no class under labels drawn against the class sizes.",
     ),
     Entry(
+        "cnc-ood", "weathered.procedures.cnc_ood:CnC", "procedure", (OOD,),
+        "Hebbalaguppe, ECML-PKDD 2022", "One more class, of outliers made by CutMix and a corruption.",
+    ),
+    Entry(
         "area-under-margin", "weathered.terms.area_under_margin:AreaUnderMargin", "term", (NOISE,),
         "Pleiss, NeurIPS 2020", "Record how far each label led the other classes while it was trained on.",
     ),
@@ -324,6 +328,11 @@ ENTRIES: tuple[Entry, ...] = (
         "Sun, NeurIPS 2021", "Energy after cutting large activations.", card="zode",
     ),
     Entry(
+        "outlier-class", "weathered.scores.outlier_class:OutlierClass", "score", (OOD,),
+        "Hebbalaguppe, ECML-PKDD 2022", "Log-odds of the class of outliers, where a network was trained with one.",
+        card="cnc-ood",
+    ),
+    Entry(
         "zode", "weathered.scores.zode:ZODE", "ensemble", (OOD,),
         "Xue, CVPR 2024", "Combine the scores of several models by p-values; keeps the acceptance rate.",
     ),
@@ -353,7 +362,7 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         "corruption", "weathered.data.makers.corruption:Corruption", "maker", (ROBUST,),
-        "Hendrycks, ICLR 2019", "One of 15 image corruptions at a severity from 1 to 5.",
+        "Hendrycks, ICLR 2019", "One of 18 image corruptions at a severity from 1 to 5.",
     ),
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from weathered.assemble import Parts, build, build_parts, resolve
 from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.groups import audit_groups
+from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.core.checkpoint import newest_checkpoint, save_weights
@@ -36,6 +37,7 @@ from weathered.incremental.recipe_run import (
 from weathered.nn.build import build_model
 from weathered.recipe import Recipe
 from weathered.run_record import alone, check_same_data, same_threads, start_record
+from weathered.scores.extract import has_outlier_class
 from weathered.store import RunFolder
 from weathered.unread import unread_data
 
@@ -179,6 +181,8 @@ def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, recor
         return
     logits = [run.test_logits(predict_logits(predictor, data, run=run)) for data in (splits.train, splits.test)]
     audits += standard_audits(logits[1], splits)[: 1 if learner is not None else None]
+    if has_outlier_class(predictor):
+        audits.append(audit_model_rejection(predictor, splits.test.replace(labels=truth(splits), clean_labels=None)))
     columns = _per_sample(splits, *logits) | _of_parts(run, splits)
     if learner is not None:
         # ridge scores are no logits: nothing that reads them as probabilities is kept

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from weathered.audit.groups import audit_groups
     from weathered.audit.ood import audit_ood
     from weathered.audit.ood_model import audit_model_ood
+    from weathered.audit.rejection import audit_rejection
     from weathered.audit.result import AuditResult, Chart, Series, Table
     from weathered.audit.segmentation import audit_segmentation, count_pixels
     from weathered.audit.selective import audit_selective
@@ -26,6 +27,7 @@ __all__ = [
     "audit_groups",
     "audit_model_ood",
     "audit_ood",
+    "audit_rejection",
     "audit_segmentation",
     "audit_selective",
     "audit_sets",
@@ -39,6 +41,7 @@ _HOMES = {
     "audit_ood": "ood",
     "audit_model_ood": "ood_model",
     "audit_groups": "groups",
+    "audit_rejection": "rejection",
     "audit_segmentation": "segmentation",
     "audit_selective": "selective",
     "audit_sets": "sets",

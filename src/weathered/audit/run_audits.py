@@ -16,6 +16,7 @@ from weathered.audit.labels.of_run import LabelOptions, audit_run_labels
 from weathered.audit.ood import audit_ood
 from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
 from weathered.audit.ood_sets import synthetic_ood_sets
+from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.selective import audit_selective
@@ -27,7 +28,7 @@ from weathered.data.dataset import Dataset
 from weathered.data.sources import load
 from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun
-from weathered.scores.extract import extract
+from weathered.scores.extract import extract, has_outlier_class
 from weathered.scores.zode import ZODE
 from weathered.training import group_audit, truth
 
@@ -35,11 +36,11 @@ from weathered.training import group_audit, truth
 @dataclass(frozen=True)
 class AuditOptions:
     """What a user may say of the audits: outlier data by spec, score names, a limit of samples, certified noise, and
-    what the label audit is told. progress: called while an audit goes on.
+    what the label audit is told. scores: by default those of `default_scores`. progress: called while an audit goes on.
     """
 
     ood: tuple[str, ...] = ()
-    scores: tuple[str, ...] = ("msp", "energy", "knn")
+    scores: tuple[str, ...] | None = None
     limit: int | None = None
     sigma: float = 0.25
     labels: LabelOptions = field(default_factory=LabelOptions)
@@ -124,13 +125,24 @@ def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
     return audit_corruption(predict, test, runs[0].recipe.settings.seed)
 
 
+def rejection(runs: Audited, options: AuditOptions) -> AuditResult:
+    return audit_model_rejection(runs[0].model, _test(runs[0], options))
+
+
+def default_scores(runs: Audited) -> tuple[str, ...]:
+    """The scores of the ood audit where none are named: three, and that of the class of outliers where all have one."""
+    own = all(has_outlier_class(run.model) for run in runs)
+    return ("msp", "energy", "knn", "outlier-class") if own else ("msp", "energy", "knn")
+
+
 def ood(runs: Audited, options: AuditOptions) -> AuditResult:
     """One run: each score alone. Several runs: each score combined over the runs by ZODE as well."""
+    names = default_scores(runs) if options.scores is None else options.scores
     test, seed = _test(runs[0], options), runs[0].recipe.settings.seed
     outliers = {spec: _outliers(spec, test, options, seed) for spec in options.ood} or None
     if len(runs) == 1:
-        return audit_model_ood(runs[0].model, runs[0].splits.train, test, seed, outliers, options.scores)
-    return _ensemble(runs, test, outliers, options, seed)
+        return audit_model_ood(runs[0].model, runs[0].splits.train, test, seed, outliers, names)
+    return _ensemble(runs, test, outliers, names, seed)
 
 
 def _outliers(spec: str, test: Dataset, options: AuditOptions, seed: int) -> Dataset:
@@ -144,7 +156,7 @@ def _outliers(spec: str, test: Dataset, options: AuditOptions, seed: int) -> Dat
 
 
 def _ensemble(
-    runs: Audited, test: Dataset, outliers: Mapping[str, Dataset] | None, options: AuditOptions, seed: int
+    runs: Audited, test: Dataset, outliers: Mapping[str, Dataset] | None, names: Sequence[str], seed: int
 ) -> AuditResult:
     order = torch.randperm(len(test), generator=generator(seed, "zode calibration"))
     held, test = test.select(order[: len(test) // 2]), test.select(order[len(test) // 2 :])
@@ -156,7 +168,7 @@ def _ensemble(
     by_run: list[dict[str, dict[str, np.ndarray]]] = []
     for run in runs:
         _check_same_test(runs[0], run)
-        scores = build_scores(options.scores)
+        scores = build_scores(names)
         evidence = extract(run.model, run.splits.train)
         if evidence.features is None:
             raise SpecError(f"{run.folder.path}: its model offers no features.")
@@ -164,7 +176,7 @@ def _ensemble(
             score.fit(evidence.features, run.splits.train.labels)
         by_run.append({name: score_values(run.model, data, scores) for name, data in groups.items()})
     columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in groups}
-    for name in options.scores:
+    for name in names:
         matrix = {g: torch.as_tensor(np.stack([run[g][name] for run in by_run], 1)) for g in groups}
         ensemble = ZODE().fit(matrix["calibration"])
         for group in groups:
@@ -220,6 +232,8 @@ def default_audits(run: LoadedRun) -> list[str]:
         names += ["calibration", "selective"]
     if run.splits.test.has_groups:
         names.append("groups")
+    if has_outlier_class(run.model):
+        names.append("rejection")
     names.append("ood")
     if run.splits.test.is_image:
         names.append("corruption")
@@ -231,6 +245,7 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "calibration": calibration,
     "corruption": corruption,
     "ood": ood,
+    "rejection": rejection,
     "certified": certified,
     "labels": labels,
     "sets": sets,

@@ -24,7 +24,7 @@ def audit_runs(
     paths: Sequence[Path],
     names: Sequence[str] | None,
     ood: Sequence[str],
-    scores: Sequence[str],
+    scores: Sequence[str] | None,
     limit: int | None,
     sigma: float,
     labels: LabelOptions,
@@ -41,7 +41,8 @@ def audit_runs(
     results: list[AuditResult] = []
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
-        options = AuditOptions(tuple(ood), tuple(s.strip() for s in scores), limit, sigma, labels, show)
+        named = None if scores is None else tuple(score.strip() for score in scores)
+        options = AuditOptions(tuple(ood), named, limit, sigma, labels, show)
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)
             results.append(result)

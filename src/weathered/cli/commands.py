@@ -106,7 +106,10 @@ def audit(
     ood: Annotated[
         list[str] | None, typer.Option("--ood", help="Data unlike the training set; repeat for more.")
     ] = None,
-    scores: Annotated[str, typer.Option(help="Scores for the ood audit, as in msp,energy,knn.")] = "msp,energy,knn",
+    scores: Annotated[
+        str | None,
+        typer.Option(help="Scores for the ood audit; msp,energy,knn by default, and outlier-class after cnc-ood."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Audit at most this many test samples.")] = None,
     sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
     folds: Annotated[
@@ -129,7 +132,7 @@ def audit(
 
     wanted = [name.strip() for name in audits.split(",") if name.strip()] if audits else None
     labels = label_options(wanted, folds, pred_probs, label_score, annotators, workers)
-    audit_runs(run, wanted, ood or [], scores.split(","), limit, sigma, labels, as_json)
+    audit_runs(run, wanted, ood or [], scores.split(",") if scores is not None else None, limit, sigma, labels, as_json)
 
 
 @opt.takes_recipe_options

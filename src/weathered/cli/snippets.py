@@ -110,6 +110,14 @@ model = build_model("cnn_small", train)
 score = {part}.fit(extract(model, train).features, train.labels)
 print(score.score(extract(model, test))[:5])  # higher is stranger
 """
+OUTLIER_SCORE = """
+train, test = load_pair("digits", limit=200)
+settings = Settings(epochs=1, batch_size=50)
+run = fit(Run(build_model("cnn_small", train), train, procedure=CnC(), settings=settings))
+model = run.procedure.predictor(run)
+score = {part}
+print(score.score(extract(model, test))[:5])  # higher is stranger
+"""
 ENSEMBLE = """
 held_out, new = torch.randn(500, 3), torch.randn(4, 3) + 5  # scores of three models
 ensemble = {part}.fit(held_out)
@@ -152,6 +160,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Slot -> the lines, and the names that they take from the package besides the method's own."""
 
+OF_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "outlier-class": (OUTLIER_SCORE, ("CnC", "Run", "Settings", "build_model", "fit", "load_pair")),
+}
+"""Methods whose lines are not those of their slot."""
+
 
 def snippet(slug: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Python that calls a method alone and runs as it stands; that of a bundle calls its parts one after another.
@@ -162,7 +175,7 @@ def snippet(slug: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> st
     if entry.parts:
         return "\n".join(f"# {part}\n{snippet(part, dict(entry.defaults))}" for part in entry.parts)
     part = import_part(entry)
-    lines, names = KINDS[entry.slot]
+    lines, names = OF_METHODS.get(entry.slug, KINDS[entry.slot])
     prepared = _prepared(entry, part)
     streams = [fact.partition(":")[2] for fact in traits_of(part).needs if fact.startswith("aux:")]
     given = ", aux={" + ", ".join(f'"{name}": other' for name in streams) + "}" if streams else ""

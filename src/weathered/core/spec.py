@@ -130,6 +130,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(option) for option in typing.get_args(annotation))
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(option) for option in typing.get_args(annotation))
+    if origin in (list, tuple):
+        return "a list"
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "nothing"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 

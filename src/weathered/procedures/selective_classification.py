@@ -11,7 +11,7 @@ Limits: t = 1 is cross entropy over C + 1 classes; t = 0 asks for abstention alo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
-from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
 from weathered.core.target_table import TargetTable, check_momentum, label_table
+from weathered.nn.widened import WidenedNetwork, layer_on_features
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
@@ -88,33 +88,19 @@ def risk_at(scores: Float[Tensor, "N"], wrong: Bool[Tensor, "N"], coverage: floa
     return float(risk_coverage(scores, wrong)[1][count - 1])
 
 
-class AbstainingNetwork(nn.Module):
+class AbstainingNetwork(WidenedNetwork):
     """A network of C classes beside one more logit on the same features; it behaves like the network, and can abstain.
 
-    network: with forward_features, forward_head and get_classifier. abstain: (B, D) -> (B, 1). Calling it gives the C
-    logits, so that accuracy and every audit are those of the classes.
+    network: with forward_features, forward_head and get_classifier. abstain: (B, D) -> (B, 1).
     """
 
     def __init__(self, network: nn.Module, abstain: nn.Module):
-        super().__init__()
-        self.network, self.abstain = network, abstain
+        super().__init__(network)
+        self.abstain = abstain
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return cast(Any, self.network).forward_features(x)
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        return cast(Any, self.network).forward_head(features, pre_logits=pre_logits)
-
-    def get_classifier(self) -> nn.Module:
-        return cast(Any, self.network).get_classifier()
-
-    def forward(self, x: Tensor) -> Float[Tensor, "B C"]:
-        return self.network(x)
-
-    def all_logits(self, x: Tensor) -> Float[Tensor, "B C+1"]:
-        """The logits of the classes, and that of abstention last, in float32."""
-        pooled = self.forward_head(self.forward_features(x), pre_logits=True)
-        return torch.cat([self.get_classifier()(pooled), self.abstain(pooled)], 1).float()
+    @property
+    def extra_layer(self) -> nn.Module:
+        return self.abstain
 
     def rejection_score(self, x: Tensor) -> Float[Tensor, "B"]:
         """The probability of abstention, in [0, 1]; reject the inputs where it is highest."""
@@ -152,11 +138,8 @@ class SelectiveClassification(Procedure):
     def setup(self, run: Run) -> dict[str, nn.Module]:
         start = label_table(run.train.labels.to(run.device), run.train.num_classes)
         self.table = TargetTable(start, self.momentum, self.half)
-        network = cast(Any, run.model)
-        with torch.no_grad(), eval_mode(network):
-            x = run.in_layout(run.train.floats(torch.arange(1)).to(run.device))
-            width = network.forward_head(network.forward_features(x), pre_logits=True).shape[1]
-        return {ABSTAIN: nn.Linear(width, 1)}
+        x = run.in_layout(run.train.floats(torch.arange(1)).to(run.device))
+        return {ABSTAIN: layer_on_features(run.model, x)}
 
     def update(self, run: Run, batch: Batch) -> None:
         self.table.begin()

@@ -25,6 +25,7 @@ AUDIT_NAMES = {
     "calibration": "Calibration",
     "corruption": "Robustness to corruptions",
     "ood": "Out-of-distribution detection",
+    "rejection": "Rejection as outliers",
     "certified": "Certified robustness",
     "sets": "Sets of labels",
     "selective": "Selective prediction",

@@ -27,6 +27,7 @@ REMEDIES = {
     "head": "It is there only if the model's classifier is one nn.Linear on the features.",
     "model": "Give the network in evidence.model.",
     "inputs": "Give the inputs, a Dataset or a tensor, in evidence.inputs.",
+    "outlier_logits": "Only a network trained with a class of outliers, as by cnc-ood, has them.",
 }
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Evidence:
 
     logits (N, C): any real numbers. features (N, D): what the last layer sees. head: that layer, if it is linear.
     model, inputs: the network and the N inputs ([0, 1] images or rows), for scores that need a gradient.
+    outlier_logits (N,): of a network with a class of outliers beside its C.
     Raises ValueError if the fields disagree about N, D or C.
     """
 
@@ -61,9 +63,10 @@ class Evidence:
     head: LinearHead | None = None
     model: nn.Module | None = None
     inputs: Dataset | Tensor | None = None
+    outlier_logits: Float[Tensor, "N"] | None = None
 
     def __post_init__(self) -> None:
-        fields = {"logits": self.logits, "features": self.features, "inputs": self.inputs}
+        fields = {name: getattr(self, name) for name in ("logits", "features", "inputs", "outlier_logits")}
         sizes = {name: len(value) for name, value in fields.items() if value is not None}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"all evidence must describe the same inputs, got the lengths {sizes}")

@@ -1,6 +1,7 @@
 """Defocus, glass, motion and zoom blur. Lengths in pixels are shares of the shorter side."""
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -29,11 +30,7 @@ ZOOM_STEPS = 11
 def defocus_blur(x: Float[Tensor, "B C H W"], severity: int, rng: torch.Generator) -> Float[Tensor, "B C H W"]:
     """Average over a disc, as a lens out of focus; its radius is 1.4 % to 4.5 % of the side. Draws nothing."""
     radius = at_severity(DEFOCUS_RADII, severity) * side(x)
-    steps = torch.linspace(-radius, radius, 33, dtype=x.dtype, device=x.device)
-    square = torch.cartesian_prod(steps, steps)
-    disc = square[square.norm(dim=1) <= radius * (1 + 1e-6)]
-    kernel = splat(disc[None], torch.ones_like(disc[:, 0]), max(math.ceil(radius), 1))
-    return filter_images(x, kernel).clamp_(0, 1)
+    return filter_images(x, _disc(radius, x.dtype, x.device)).clamp_(0, 1)
 
 
 def glass_blur(x: Float[Tensor, "B C H W"], severity: int, rng: torch.Generator) -> Float[Tensor, "B C H W"]:
@@ -63,14 +60,24 @@ def zoom_blur(x: Float[Tensor, "B C H W"], severity: int, rng: torch.Generator) 
     largest = at_severity(ZOOMS, severity)
     out = torch.zeros_like(x)
     for zoom in torch.linspace(1, largest, ZOOM_STEPS).tolist():
-        rows, columns = (_zoom_matrix(size, zoom, x) for size in x.shape[-2:])
+        rows, columns = (_zoom_matrix(size, zoom, x.dtype, x.device) for size in x.shape[-2:])
         out += separable(x, rows, columns)
     return out.div_(ZOOM_STEPS).clamp_(0, 1)
 
 
-def _zoom_matrix(size: int, zoom: float, like: Tensor) -> Float[Tensor, "N N"]:
-    """Linear interpolation at places `zoom` times nearer to the centre; each row sums to 1."""
-    place = torch.arange(size, dtype=like.dtype, device=like.device)
+@lru_cache(maxsize=32)
+def _disc(radius: float, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1 K K"]:
+    """The kernel of a disc of `radius` pixels; the last few are kept, since batches may be small."""
+    steps = torch.linspace(-radius, radius, 33, dtype=dtype, device=device)
+    square = torch.cartesian_prod(steps, steps)
+    disc = square[square.norm(dim=1) <= radius * (1 + 1e-6)]
+    return splat(disc[None], torch.ones_like(disc[:, 0]), max(math.ceil(radius), 1))
+
+
+@lru_cache(maxsize=256)
+def _zoom_matrix(size: int, zoom: float, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "N N"]:
+    """Linear interpolation at places `zoom` times nearer to the centre; each row sums to 1. Kept like `_disc`."""
+    place = torch.arange(size, dtype=dtype, device=device)
     centre = (size - 1) / 2
     source = (place - centre) / zoom + centre
     return (1 - (source[:, None] - place).abs()).clamp_min(0)

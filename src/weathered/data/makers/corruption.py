@@ -1,7 +1,7 @@
 """Corrupted images: one corruption at one severity applied to every image; labels stay.
 
-Limits: none of the 15 kinds is the identity at severity 1, use no maker for that. Source: Hendrycks and Dietterich,
-ICLR 2019; see `weathered.data.corruptions` for what differs from the public corrupted sets.
+Limits: no kind is the identity at severity 1, but saturate in grey images; use no maker for that. Source: Hendrycks
+and Dietterich, ICLR 2019; see `weathered.data.corruptions` for what differs from the public corrupted sets.
 """
 
 import torch
