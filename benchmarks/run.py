@@ -15,6 +15,8 @@ FILES = (
     "start_up",
     "engine_overhead",
     "mixing",
+    "mixing_steps",
+    "corruptions",
     "acil",
     "mahalanobis",
     "losses",
