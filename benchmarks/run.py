@@ -15,6 +15,7 @@ FILES = (
     "start_up",
     "engine_overhead",
     "mixing",
+    "augmenting",
     "acil",
     "mahalanobis",
     "losses",

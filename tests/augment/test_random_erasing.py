@@ -61,6 +61,10 @@ def test_every_place_where_it_fits_is_as_likely():
     assert float(((counts - expected) ** 2 / expected).sum()) < 91
 
 
+def test_small_images_lose_at_least_a_pixel():
+    assert bool(erased(height=3, width=3, probability=1.0, area=0.05).flatten(1).any(1).all())
+
+
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_probability_is_the_share_of_images(probability):
     share = float(erased(probability=probability).flatten(1).any(1).double().mean())
@@ -111,8 +115,19 @@ def test_a_batch_is_its_samples_alone():
         assert torch.equal(together[i, :, *box].flatten(), fill[begin:end])
 
 
-def test_an_image_too_thin_stays():
-    x = torch.zeros(100, 1, 1, 200)
+@pytest.mark.parametrize("shape", [(5, 60), (60, 5), (12, 12)])
+def test_rectangles_fit_whole(shape):
+    """None is cut at a side: those that do not fit are drawn anew, or left out."""
+    tall, wide = draw_sides(SIZE, shape, 0.4, 0.3, generator(0, "sides"))
+    assert int(tall.max()) <= shape[0]
+    assert int(wide.max()) <= shape[1]
+    assert torch.equal(tall == 0, wide == 0)
+    assert float((tall > 0).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize("shape", [(1, 200), (200, 1)])
+def test_an_image_too_thin_stays(shape):
+    x = torch.zeros(100, 1, *shape)
     out = RandomErasing(1.0, ratio=1.0, fill="white")(Batch.of(x, torch.zeros(100).long()), generator(0, "erase")).x
     assert torch.equal(out, x)
 
