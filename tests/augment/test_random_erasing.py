@@ -122,7 +122,7 @@ def test_rectangles_fit_whole(shape):
     assert int(tall.max()) <= shape[0]
     assert int(wide.max()) <= shape[1]
     assert torch.equal(tall == 0, wide == 0)
-    assert float((tall > 0).double().mean()) > 0.9
+    assert float((tall > 0).double().mean()) > 0.75
 
 
 @pytest.mark.parametrize("shape", [(1, 200), (200, 1)])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from weathered.audit.result import AuditResult, plain
-from weathered.audit.run_audits import AUDITS, Audited, AuditOptions
+from weathered.audit.run_audits import AUDITS, Audited, AuditOptions, make_audit
 from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.spec import near
 from weathered.loaded_run import load_run
@@ -37,7 +37,7 @@ def audit_and_keep(runs: Audited, name: str, options: AuditOptions) -> tuple[Aud
     Raises WeatheredError naming the audit.
     """
     try:
-        result = AUDITS[name](runs, options)
+        result = make_audit(runs, name, options)
     except WeatheredError:
         raise
     except ValueError as error:

@@ -1,7 +1,7 @@
 """The audits by name, each from finished runs to a result."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from weathered.audit.sets import audit_sets
 from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.predict import device_of, eval_mode, prediction_of
 from weathered.core.rng import generator
+from weathered.core.spec import near
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load
 from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun
+from weathered.nn.averaged_views import VIEWS, named_views
 from weathered.scores.extract import extract
 from weathered.scores.zode import ZODE
 from weathered.training import group_audit, truth
@@ -35,7 +37,8 @@ from weathered.training import group_audit, truth
 @dataclass(frozen=True)
 class AuditOptions:
     """What a user may say of the audits: outlier data by spec, score names, a limit of samples, certified noise, and
-    what the label audit is told. progress: called while an audit goes on.
+    what the label audit is told. progress: called while an audit goes on. views: names of the views of each image over
+    which probabilities are averaged, none for the image alone.
     """
 
     ood: tuple[str, ...] = ()
@@ -44,6 +47,7 @@ class AuditOptions:
     sigma: float = 0.25
     labels: LabelOptions = field(default_factory=LabelOptions)
     progress: Progress | None = None
+    views: tuple[str, ...] = ()
 
 
 Audited = Sequence[LoadedRun]
@@ -238,3 +242,39 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "groups": groups,
     "segmentation": segmentation,
 }
+
+OVER_VIEWS = ("accuracy", "calibration", "selective", "groups", "sets")
+"""Audits that read nothing but probabilities, so that these may be averages over views."""
+
+
+def check_views(views: Sequence[str], audits: Sequence[str]) -> None:
+    """Raise SpecError for a view that is none, and for audits that do not read probabilities alone."""
+    for name in views:
+        if name not in VIEWS:
+            raise SpecError(f"no view '{name}'.{near(name, VIEWS)} There are: {', '.join(VIEWS)}.")
+    if views and (other := [name for name in audits if name not in OVER_VIEWS]):
+        raise SpecError(
+            f"--views would do nothing to the audits {', '.join(other)}; with it --audits may name "
+            f"{', '.join(OVER_VIEWS)}."
+        )
+
+
+def make_audit(runs: Audited, name: str, options: AuditOptions) -> AuditResult:
+    """One audit by its name; one over views says so in the name of its result.
+
+    Raises SpecError as `check_views`, and Incompatible for views of what is no image or of scores that are not
+    probabilities.
+    """
+    if not options.views:
+        return AUDITS[name](runs, options)
+    check_views(options.views, [name])
+    first = runs[0]
+    if not first.splits.test.is_image:
+        raise Incompatible(f"{first.folder.path}: only images have views, but the data are a table. Leave out --views.")
+    _refuse_pixels(first)
+    _refuse_ridge_scores(first)
+    names = [view for view in VIEWS if view in options.views]
+    views = named_views(names)
+    result = AUDITS[name]([replace(first, views=views), *runs[1:]], options)
+    note = f"Probabilities are means over {len(views)} views of each image: itself and {', '.join(names)}."
+    return replace(result, audit=f"{result.audit} over views {'+'.join(names)}", notes=(note, *result.notes))
