@@ -39,7 +39,7 @@ def rows() -> list[Row]:
 
 def _package() -> Any:
     warnings.simplefilter("ignore", (UserWarning, DeprecationWarning))
-    np.float_ = np.float64
+    np.float64 = np.float64
     from imagecorruptions import corruptions
 
     def gaussian(image: np.ndarray, sigma: float = 1, multichannel: bool = False, **options: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ FILES = (
     "mixing",
     "mixing_steps",
     "corruptions",
+    "augmenting",
     "acil",
     "mahalanobis",
     "losses",

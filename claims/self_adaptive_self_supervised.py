@@ -7,10 +7,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from common import accuracy, split_digits
+from weathered.augment.crop_flip import CropFlip
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
-from weathered.data.augment import CropFlip
 from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
 from weathered.procedures.self_adaptive_self_supervised import SelfAdaptiveSelfSupervised

@@ -19,8 +19,8 @@ from weathered.recipe import Recipe
 from weathered.registry import ALIASES, ENTRIES, PROBLEMS, TABLE
 
 SOURCE = Path(weathered.__file__).parent
-ROOMS = ("losses", "weighting", "mixing", "terms", "steppers", "procedures", "scores", "certify")
-SHARED = {"difficulty", "auxiliary", "__init__", "base", "extract"}
+ROOMS = ("losses", "weighting", "augment", "mixing", "terms", "steppers", "procedures", "scores", "certify")
+SHARED = {"difficulty", "auxiliary", "__init__", "base", "extract", "operations"}
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.path], ids=lambda entry: entry.slug)

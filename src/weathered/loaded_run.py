@@ -14,6 +14,7 @@ from weathered.data.dataset import Dataset
 from weathered.data.fingerprint import data_fingerprint
 from weathered.data.prepare import Splits, prepare
 from weathered.incremental.recipe_run import AnalyticClassifier
+from weathered.nn.averaged_views import AveragedViews, View
 from weathered.recipe import Recipe
 from weathered.run_record import check_same_data
 from weathered.store import RunFolder
@@ -22,16 +23,20 @@ from weathered.training import build_run, learner_of
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished run: its folder, recipe, data, and the network that predicts."""
+    """A finished run: its folder, recipe, data, and the network that predicts; views: what `predict` averages over."""
 
     folder: RunFolder
     recipe: Recipe
     splits: Splits
     run: Run
     model: nn.Module
+    views: tuple[View, ...] = ()
 
     def predict(self, dataset: Dataset) -> Tensor:
-        """Test-time logits (N, C) on a data set."""
+        """Test-time logits (N, C) on a data set; log probabilities where it has several views."""
+        if self.views:
+            averaged = AveragedViews(self.model, self.views, self.run.test_logits)
+            return predict_logits(averaged, dataset, run=self.run)
         return self.run.test_logits(predict_logits(self.model, dataset, run=self.run))
 
 

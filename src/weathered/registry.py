@@ -182,8 +182,20 @@ ENTRIES: tuple[Entry, ...] = (
         "textbook", "One of several transforms for each batch, drawn by weight.",
     ),
     Entry(
-        "crop-flip", "weathered.data.augment:CropFlip", "transform", (MIX,),
+        "crop-flip", "weathered.augment.crop_flip:CropFlip", "transform", (MIX,),
         "textbook", "Random crops after padding, and horizontal flips.",
+    ),
+    Entry(
+        "rand-augment", "weathered.augment.rand_augment:RandAugment", "transform", (MIX,),
+        "Cubuk, NeurIPS 2020", "A few random operations on each image, all at one magnitude.",
+    ),
+    Entry(
+        "trivial-augment", "weathered.augment.trivial_augment:TrivialAugment", "transform", (MIX,),
+        "Müller, ICCV 2021", "One random operation at a random strength on each image.",
+    ),
+    Entry(
+        "random-erasing", "weathered.augment.random_erasing:RandomErasing", "transform", (MIX,),
+        "Zhong, AAAI 2020", "Overwrite a random rectangle of each image.",
     ),
     Entry(
         "supervised", "weathered.procedures.supervised:Supervised", "procedure", (),

@@ -10,11 +10,11 @@ from torch.testing import assert_close
 from scaled import Multiplied, Scaled
 from weathered.assemble import build_parts, resolve
 from weathered.audit.susceptibility import Susceptibility
+from weathered.augment.crop_flip import CropFlip
 from weathered.core.errors import Incompatible, SpecError
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
-from weathered.data.augment import CropFlip
 from weathered.data.dataset import Dataset
 from weathered.mixing.mixup import MixUp
 from weathered.procedures.jocor import JoCoR

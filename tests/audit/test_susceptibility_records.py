@@ -12,13 +12,13 @@ from torch.testing import assert_close
 
 from weathered.audit.susceptibility import Susceptibility, regions, running_mean
 from weathered.audit.susceptibility_runs import regions_of_runs
+from weathered.augment.crop_flip import CropFlip
 from weathered.core.errors import DataError, Unused
 from weathered.core.fit import fit
 from weathered.core.procedure import Procedure
 from weathered.core.roles import Part, Transform
 from weathered.core.run import Run
 from weathered.core.settings import Settings
-from weathered.data.augment import CropFlip
 from weathered.data.dataset import Dataset
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.nn.build import build_model

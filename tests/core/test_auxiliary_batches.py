@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
+from weathered.augment.crop_flip import CropFlip
 from weathered.core.auxiliary import stream_rows
 from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.facts import Traits
@@ -13,7 +14,6 @@ from weathered.core.procedure import Procedure
 from weathered.core.rng import generator
 from weathered.core.run import Run
 from weathered.core.settings import Settings
-from weathered.data.augment import CropFlip
 from weathered.data.auxiliary import load_auxiliary
 from weathered.data.dataset import Dataset
 from weathered.mixing.mixup import MixUp

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from weathered.assemble import build, build_parts, resolve
+from weathered.augment.crop_flip import CropFlip
 from weathered.core.batch import Batch
 from weathered.core.errors import SpecError
 from weathered.core.rng import generator
-from weathered.data.augment import CropFlip
 from weathered.data.dataset import Dataset
 from weathered.mixing.cutmix import CutMix
 from weathered.mixing.mixup import MixUp

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from weathered.data.augment import CropFlip
 
 from weathered.audit.ood_metrics import auroc, fpr_at_id_acceptance
 from weathered.core.errors import DataError, Incompatible, NonFinite, SpecError
@@ -15,7 +16,6 @@ from weathered.core.predict import eval_mode
 from weathered.core.rng import generator
 from weathered.core.run import Run
 from weathered.core.settings import Settings
-from weathered.data.augment import CropFlip
 from weathered.data.dataset import Dataset
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.mixing.cutmix import CutMix

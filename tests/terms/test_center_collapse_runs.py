@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from weathered.augment.crop_flip import CropFlip
 from weathered.core.batch import Batch
 from weathered.core.errors import Incompatible
 from weathered.core.fit import fit
@@ -14,7 +15,6 @@ from weathered.core.roles import Output
 from weathered.core.run import Run
 from weathered.core.settings import Settings
 from weathered.core.target import Target
-from weathered.data.augment import CropFlip
 from weathered.loaded_run import load_run
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from weathered.audit.over_views import make_audit
 from weathered.audit.result import AuditResult, plain
 from weathered.audit.run_audits import AUDITS, Audited, AuditOptions
 from weathered.core.errors import SpecError, WeatheredError
@@ -37,7 +38,7 @@ def audit_and_keep(runs: Audited, name: str, options: AuditOptions) -> tuple[Aud
     Raises WeatheredError naming the audit.
     """
     try:
-        result = AUDITS[name](runs, options)
+        result = make_audit(runs, name, options)
     except WeatheredError:
         raise
     except ValueError as error:

@@ -37,6 +37,7 @@ from weathered.training import group_audit, truth
 class AuditOptions:
     """What a user may say of the audits: outlier data by spec, score names, a limit of samples, certified noise, and
     what the label audit is told. scores: by default those of `default_scores`. progress: called while an audit goes on.
+    views: names of the views of each image over which probabilities are averaged, none for the image alone.
     """
 
     ood: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class AuditOptions:
     sigma: float = 0.25
     labels: LabelOptions = field(default_factory=LabelOptions)
     progress: Progress | None = None
+    views: tuple[str, ...] = ()
 
 
 Audited = Sequence[LoadedRun]
@@ -56,7 +58,7 @@ def _test(run: LoadedRun, options: AuditOptions, pixels: bool = False) -> Datase
     pixels: whether the audit reads masks; others are refused where there are any.
     """
     if not pixels:
-        _refuse_pixels(run)
+        refuse_pixels(run)
     test = run.splits.test.replace(labels=truth(run.splits), clean_labels=None)
     if options.limit is None or options.limit >= len(test):
         return test
@@ -64,7 +66,8 @@ def _test(run: LoadedRun, options: AuditOptions, pixels: bool = False) -> Datase
     return test.select(torch.randperm(len(test), generator=rng)[: options.limit].sort().values)
 
 
-def _refuse_pixels(run: LoadedRun) -> None:
+def refuse_pixels(run: LoadedRun) -> None:
+    """Raise Incompatible for a run on masks."""
     if run.splits.test.is_segmentation:
         raise Incompatible(
             f"{run.folder.path}: this audit reads one label for each sample, but these data have one for each pixel. "
@@ -86,7 +89,8 @@ def segmentation(runs: Audited, options: AuditOptions) -> AuditResult:
     return audit_segmentation(counts, test.class_names, runs[0].splits.train.class_counts)
 
 
-def _refuse_ridge_scores(run: LoadedRun) -> None:
+def refuse_ridge_scores(run: LoadedRun) -> None:
+    """Raise Incompatible for a run whose scores are not probabilities."""
     if isinstance(run.model, AnalyticClassifier):
         raise Incompatible(
             f"{run.folder.path}: the scores of an incremental ridge classifier are not probabilities, which this audit "
@@ -95,7 +99,7 @@ def _refuse_ridge_scores(run: LoadedRun) -> None:
 
 
 def calibration(runs: Audited, options: AuditOptions) -> AuditResult:
-    _refuse_ridge_scores(runs[0])
+    refuse_ridge_scores(runs[0])
     test = _test(runs[0], options)
     return audit_calibration(runs[0].predict(test), test.labels)
 
@@ -108,7 +112,7 @@ def groups(runs: Audited, options: AuditOptions) -> AuditResult:
 
 
 def selective(runs: Audited, options: AuditOptions) -> AuditResult:
-    _refuse_ridge_scores(runs[0])
+    refuse_ridge_scores(runs[0])
     test = _test(runs[0], options)
     return audit_selective(runs[0].predict(test), test.labels)
 
@@ -205,13 +209,13 @@ def certified(runs: Audited, options: AuditOptions) -> AuditResult:
 
 
 def labels(runs: Audited, options: AuditOptions) -> AuditResult:
-    _refuse_pixels(runs[0])
+    refuse_pixels(runs[0])
     return audit_run_labels(runs[0], options.labels, options.progress)
 
 
 def sets(runs: Audited, options: AuditOptions) -> AuditResult:
     """A random half of the test set chooses the thresholds."""
-    _refuse_ridge_scores(runs[0])
+    refuse_ridge_scores(runs[0])
     test = _test(runs[0], options)
     if len(test) < 2:
         raise DataError(f"{test.name}: sets of labels need at least 2 test samples, got {len(test)}.")

@@ -12,6 +12,7 @@ from rich.table import Table
 from weathered.audit.kept import audit_and_keep, check_audits, kept_audits
 from weathered.audit.labels.audited_labels import labels_folder
 from weathered.audit.labels.of_run import LabelOptions, as_label_score
+from weathered.audit.over_views import OVER_VIEWS, check_views
 from weathered.audit.result import AuditResult
 from weathered.audit.run_audits import AuditOptions, default_audits
 from weathered.cli.progress import audit_progress
@@ -29,20 +30,25 @@ def audit_runs(
     sigma: float,
     labels: LabelOptions,
     as_json: bool,
+    views: Sequence[str] = (),
 ) -> None:
-    """Audit one run, or with several runs the ensemble of their scores in the ood audit."""
+    """Audit one run, or with several runs the ensemble of their scores in the ood audit.
+
+    views: names of what is averaged over; they have figures of their own beside those of the images alone.
+    """
     wanted = list(names or ())
     check_audits(wanted)
+    check_views(views, wanted)
     runs = [load_run(path) for path in paths]
     if names is None:
-        wanted = default_audits(runs[0])
+        wanted = [name for name in default_audits(runs[0]) if not views or name in OVER_VIEWS]
     folder = runs[0].folder
     path = folder.path / "audit.json"
     results: list[AuditResult] = []
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
         named = None if scores is None else tuple(score.strip() for score in scores)
-        options = AuditOptions(tuple(ood), named, limit, sigma, labels, show)
+        options = AuditOptions(tuple(ood), named, limit, sigma, labels, show, tuple(views))
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)
             results.append(result)

@@ -112,6 +112,10 @@ def audit(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Audit at most this many test samples.")] = None,
     sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
+    views: Annotated[
+        str | None,
+        typer.Option(help="Average probabilities over views of each image, as in flip,shift; kept beside the others."),
+    ] = None,
     folds: Annotated[
         int | None, typer.Option(help="Models that the label audit trains, each on all but one part; 5 by default.")
     ] = None,
@@ -132,7 +136,9 @@ def audit(
 
     wanted = [name.strip() for name in audits.split(",") if name.strip()] if audits else None
     labels = label_options(wanted, folds, pred_probs, label_score, annotators, workers)
-    audit_runs(run, wanted, ood or [], scores.split(",") if scores is not None else None, limit, sigma, labels, as_json)
+    named = scores.split(",") if scores is not None else None
+    seen = [name.strip() for name in views.split(",")] if views is not None else []
+    audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen)
 
 
 @opt.takes_recipe_options

@@ -1,10 +1,9 @@
-"""Data of every kind in one shape: sources, splits, makers of known flaws, corruptions, augmentation."""
+"""Data of every kind in one shape: sources, splits, makers of known flaws, corruptions."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weathered.data.augment import CropFlip
     from weathered.data.corruptions import CORRUPTIONS, corrupt
     from weathered.data.dataset import Dataset, Inputs, MemoryInputs
     from weathered.data.loader import iterate
@@ -26,7 +25,6 @@ _WHERE = {
     "CORRUPTIONS": "corruptions",
     "Corrections": "makers",
     "Corruption": "makers",
-    "CropFlip": "augment",
     "Dataset": "dataset",
     "Inputs": "dataset",
     "InstanceNoise": "makers",
@@ -47,7 +45,6 @@ __all__ = [
     "AsymmetricNoise",
     "Corrections",
     "Corruption",
-    "CropFlip",
     "Dataset",
     "Inputs",
     "InstanceNoise",

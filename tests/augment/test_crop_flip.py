@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from weathered.augment.crop_flip import CropFlip, _cut_gather, _cut_numpy, crop_flip
 from weathered.core.batch import Batch
 from weathered.core.errors import Incompatible
 from weathered.core.facts import Traits, check
 from weathered.core.procedure import Procedure
 from weathered.core.rng import generator
 from weathered.core.roles import Part
-from weathered.data.augment import CropFlip, _cut_gather, _cut_numpy, crop_flip
 
 
 def images(size=64, channels=3, height=7, width=5, seed=0):
