@@ -15,6 +15,9 @@ from weathered.registry import ALIASES, TABLE, TRAINING_SLOTS, Entry
 FILLED = ("class_counts", "num_classes", "group_counts")
 """Constructor arguments that the data fill; a user never writes them."""
 
+AFTERWARDS = ("learner", "few-shot")
+"""Slots of methods that take over the trained network, so they are no part of training."""
+
 
 @dataclass(frozen=True)
 class Use:
@@ -57,7 +60,7 @@ def resolve(specs: Sequence[str]) -> list[Use]:
     for text in specs:
         slug, options = parse(text)
         uses += _expand(entry_of(slug), options)
-    for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "probe", "learner"):
+    for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "probe", "learner", "few-shot"):
         rivals = [use.slug for use in uses if use.entry.slot == slot]
         if len(rivals) > 1:
             outer = next((slug for slug in reversed(rivals[:2]) if _wraps(slug)), None)
@@ -175,14 +178,15 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
     """
     slots: dict[str, Any] = {"transforms": [], "terms": []}
     learner = next((use.slug for use in uses if use.entry.slot == "learner"), None)
-    if learner and dataset.is_segmentation:
+    last = next((use.slug for use in uses if use.entry.slot in AFTERWARDS), None)
+    if last and dataset.is_segmentation:
         raise Incompatible(
-            f"{learner} works on one label for each sample, but these data have one for each pixel. Remove it, or use "
+            f"{last} works on one label for each sample, but these data have one for each pixel. Remove it, or use "
             "classification data."
         )
     for use in uses:
         slot = use.entry.slot
-        if slot == "learner":
+        if slot in AFTERWARDS:
             continue
         if slot not in TRAINING_SLOTS:
             raise SpecError(
