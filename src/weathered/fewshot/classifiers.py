@@ -9,11 +9,13 @@ Snell et al., Prototypical Networks, NeurIPS 2017, on features that stand still;
 al., A Closer Look at Few-shot Classification, ICLR 2019, whose SGD settings are the defaults, from weights of zero.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from torch import Tensor
@@ -148,4 +150,7 @@ def _with_scikit_learn(
     check_rows(rows, labels, queries, weights)
     y, w = labels.numpy(), None if weights is None else weights.numpy()
     pairs = zip(rows.detach().cpu().numpy(), queries.cpu().numpy(), strict=True)
-    return torch.stack([torch.as_tensor(make().fit(x, y, sample_weight=w).predict(query)) for x, query in pairs])
+    with warnings.catch_warnings():
+        # the number of iterations is part of the method
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return torch.stack([torch.as_tensor(make().fit(x, y, sample_weight=w).predict(query)) for x, query in pairs])

@@ -27,7 +27,7 @@ from weathered.data.prepare import Splits
 from weathered.fewshot.classifiers import LOGISTIC, baselines
 from weathered.fewshot.episodes import EpisodeOptions, Fetch, FewShotResult, draw_episodes, run_episodes
 from weathered.fewshot.figures import HallucinatorFigures, hallucinator_figures
-from weathered.fewshot.tfh import TFH
+from weathered.fewshot.tfh import TFH, evenly_spaced
 from weathered.recipe import Recipe
 from weathered.stats import Estimate
 from weathered.store import RunFolder
@@ -96,6 +96,10 @@ def fetcher(model: nn.Module, parts: tuple[Dataset, ...]) -> Fetch:
     return fetch
 
 
+def _divided(fetch: Fetch, size: float) -> Fetch:
+    return lambda rows: fetch(rows) / size
+
+
 def check_few_shot(method: TFH, run: Run) -> None:
     """Refuse before training what could not be learnt afterwards: data, network, or too few base classes.
 
@@ -121,16 +125,24 @@ def learn_few_shot(
 ) -> FewShotOutcome:
     """Train the method on the base classes' training rows, then score it and all baselines on the same episodes.
 
+    All features are divided by one number, so that those of base classes have the mean size 0.5: the penalty of a
+    classifier then means the same for every network.
     seed: of the data, from which episodes are drawn. save: keeps the training of the generator; none without.
     """
-    base, labels = fetcher(model, (splits.train,)), splits.train.labels
+    raw, labels = fetcher(model, (splits.train,)), splits.train.labels
+    size = 2 * float(raw(evenly_spaced(len(labels))).abs().mean())
+    if not (size > 0 and math.isfinite(size)):
+        raise WeatheredError(
+            f"the network's features of base classes have the mean size {size / 2}, so nothing is learnt."
+        )
+    base = _divided(raw, size)
     try:
         while method.episode_ < method.training_episodes:
             method.partial_fit(base, labels, PIECE)
             if save is not None:
                 save(method)
         figures = hallucinator_figures(method, base, labels)
-        novel = fetcher(model, splits.novel)
+        novel = _divided(fetcher(model, splits.novel), size)
         drawn = draw_episodes(
             torch.cat([part.labels for part in splits.novel]),
             options.ways,

@@ -49,17 +49,23 @@ SAMPLE = 2000
 """Base rows from which the scale is read where features are fetched on demand."""
 
 
+def evenly_spaced(count: int) -> Int[Tensor, "n"]:
+    """At most `SAMPLE` of `count` rows, from which a scale is read."""
+    return torch.linspace(0, count - 1, min(SAMPLE, count)).long()
+
+
 class TFH:
     """Tensor feature hallucination for few-shot classification. Lazarou et al., WACV 2022.
 
     generated: rows made for each class, >= 0. adapt_steps, adapt_learning_rate: of TFH-ft; 0 steps leave it out.
-    vector: work on pooled vectors instead of maps, as the source's comparison does. output: last activation: relu,
-    softplus, sigmoid or linear; a sigmoid stays below 1, features after ReLU do not. scale: features inside the
-    generator are divided so that those of base classes have the mean 0.5 (mean), the largest entry 1 (range), or not
-    at all (none, as the source's code). classifier: logistic, svm or centroid. balanced: support and generated rows of
-    a class weigh the same together. training_episodes, learning_rate, halvings: Adam, halved so many times at equal
-    distances. ways, images, samples: base classes, rows of each and noise vectors of a training episode;
-    sample_images: draw the number of rows from 1 to `images`, since a prototype of new classes is that of few rows.
+    vector: work on pooled vectors instead of maps, as the source does for comparison.
+    output: last activation, relu, softplus, sigmoid or linear; a sigmoid stays below 1, features after ReLU do not.
+    scale: inside the generator features are divided so that those of base classes have the mean size 0.5 (mean) or the
+    largest entry 1 (range), or not at all (none, as in the source's code).
+    classifier: logistic, svm or centroid. balanced: support and generated rows of a class weigh the same together.
+    training_episodes, learning_rate, halvings: of Adam, whose rate is halved so many times at equal distances.
+    ways, images, samples: base classes, rows of each and noise vectors in a training episode. sample_images: draw the
+    number of rows from 1 to `images`, since a prototype of a new class is that of few rows.
     seed: of weights and draws. Raises ValueError for arguments out of range, and for a sigmoid with scale=mean.
     """
 
@@ -165,8 +171,7 @@ class TFH:
             raise ValueError(f"expected a label for each of {len(features)} rows, got {len(labels)}")
         order, first = labels.argsort(stable=True), counts.cumsum(0) - counts
         if self._trained is None:
-            spread_out = torch.linspace(0, len(labels) - 1, min(SAMPLE, len(labels))).long()
-            self._start(features if isinstance(features, Tensor) else fetch(spread_out))
+            self._start(features if isinstance(features, Tensor) else fetch(evenly_spaced(len(labels))))
         network, optimizer = self._fitted()
         for _ in range(min(episodes, self.training_episodes - self.episode_)):
             rng = generator(self.seed, "tfh episode", self.episode_)
@@ -287,9 +292,9 @@ class TFH:
     def _start(self, features: Tensor) -> None:
         self.check_features(features)
         features = pooled(features, 1) if self.vector else features
-        size = {"mean": 2 * float(features.mean()), "range": float(features.max()), "none": 1.0}[self.scale]
+        size = {"mean": 2 * float(features.abs().mean()), "range": float(features.max()), "none": 1.0}[self.scale]
         if not size > 0:
-            raise ValueError(f"features with the mean {float(features.mean()):.3g} cannot be scaled; use scale=none")
+            raise ValueError("features that are all zero, or never positive for scale=range, cannot be scaled")
         self._build(tuple(features.shape[1:]))
         self.scale_ = 1 / size
 
