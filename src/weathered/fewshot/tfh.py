@@ -291,7 +291,7 @@ class TFH:
 
     def _start(self, features: Tensor) -> None:
         self.check_features(features)
-        features = pooled(features, 1) if self.vector else features
+        features = (pooled(features, 1) if self.vector else features).detach()
         size = {"mean": 2 * float(features.abs().mean()), "range": float(features.max()), "none": 1.0}[self.scale]
         if not size > 0:
             raise ValueError("features that are all zero, or never positive for scale=range, cannot be scaled")
