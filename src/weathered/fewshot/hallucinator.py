@@ -108,7 +108,8 @@ def _vector_networks(c: int) -> tuple[nn.Module, ...]:
     )
     for layer in (layer for network in networks for layer in network.modules()):
         if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
+            # 0.01 for the 512 channels of the source, and the same gain for fewer
+            nn.init.normal_(layer.weight, std=0.01 * (512 / c) ** 0.5)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return networks
