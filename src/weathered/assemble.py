@@ -54,7 +54,8 @@ def import_part(entry: Entry) -> Any:
 def resolve(specs: Sequence[str]) -> list[Use]:
     """Specs such as `jocor:co_lambda=0.9` to uses with every default written out; bundles are taken apart.
 
-    Raises SpecError for an unknown name or option, a value of the wrong type, or two parts in a single slot.
+    Raises SpecError for an unknown name or option, a value of the wrong type, two parts in a slot, or two methods
+    that take over the trained network.
     """
     uses: list[Use] = []
     for text in specs:
@@ -67,6 +68,9 @@ def resolve(specs: Sequence[str]) -> list[Use]:
             inner = rivals[0] if outer == rivals[1] else rivals[1]
             wrap = f" Or wrap one in the other: {outer}:base={inner}." if outer else ""
             raise SpecError(f"{' and '.join(rivals)} both fill the slot '{slot}', which holds one. Drop one.{wrap}")
+    last = [use.slug for use in uses if use.entry.slot in AFTERWARDS]
+    if len(last) > 1:
+        raise SpecError(f"{' and '.join(last)} both take over the trained network. Drop one of the two.")
     return uses
 
 

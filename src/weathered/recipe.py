@@ -130,13 +130,9 @@ class Recipe:
         return next((use for use in resolve(self.use) if use.entry.slot == "few-shot"), None)
 
     def check_protocols(self) -> None:
-        """Raise SpecError for options of a protocol whose method is not in use, or for two methods that end a run."""
+        """Raise SpecError for options of a protocol whose method is not in use."""
         learner = next((use for use in resolve(self.use) if use.entry.slot == "learner"), None)
         few_shot, data = self.few_shot, self.data
-        if learner and few_shot:
-            raise SpecError(
-                f"{learner.slug} and {few_shot.slug} both take over the trained network. Drop one of the two."
-            )
         if data.phases is not None and learner is None:
             raise SpecError("phases need an incremental learner, as in --use acil.")
         if data.base_classes is not None and learner is None and few_shot is None:

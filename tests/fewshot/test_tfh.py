@@ -21,7 +21,8 @@ def base():
     """Non-negative maps of eight classes, some entries above 1, and their labels in mixed order."""
     rng = torch.Generator().manual_seed(0)
     labels = torch.arange(CLASSES).repeat(EACH)
-    maps = torch.rand(CLASSES, *SHAPE, generator=rng)[labels] * 2
+    levels = 2 * torch.rand(CLASSES, SHAPE[0], 1, 1, generator=rng)
+    maps = (levels + 0.5 * torch.randn(CLASSES, *SHAPE, generator=rng))[labels]
     return (maps + 0.2 * torch.randn(maps.shape, generator=rng)).clamp_min(0), labels
 
 

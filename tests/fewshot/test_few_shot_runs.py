@@ -294,7 +294,7 @@ def test_the_command_prints_the_table(weathered):
         (("--shots", "0"), "shots must be at least 1, got 0"),
         (("--ways", "7"), "7-way episodes of 10 classes need base_classes in [2, 3], got 5"),
         (("--queries", "0"), "queries must be at least 1, got 0"),
-        (("--use", "acil"), "acil and tfh both take over the trained network"),
+        (("--use", "acil"), "tfh and acil both take over the trained network"),
     ],
 )
 def test_wrong_options_are_one_sentence(weathered, options, message):
