@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import few_shot
 from docstrings import literal, markdown
 from rendering import command_lines, table
 from secondary import secondary
@@ -58,6 +59,7 @@ def main(docs: Path = DOCS) -> None:
     (pages / "index.md").write_text(index_page())
     (pages / "_facts.md").write_text(facts_table())
     (pages / "_commands.md").write_text(commands_page())
+    (pages / "_few_shot.md").write_text(few_shot.tables())
     (docs / "comparisons.md").write_text(comparisons.page())
     (docs / "claims.md").write_text(claims_page({slug: read_ledger(slug) for slug in claims}))
 

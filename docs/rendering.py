@@ -47,14 +47,14 @@ def _uses(entry: Entry) -> list[str]:
         flaw = " --long-tail 50"
     flaw += "".join(f" --aux {name}=patches" for name in _streams(entry))
     spec = SPECS.get(entry.slug, entry.slug)
-    if entry.slot in (*TRAINING_SLOTS, "learner", "bundle"):
+    if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot", "bundle"):
         lines = [f"weathered train digits{flaw} --use {_quoted(spec)}"]
         spelled = " ".join(f"--use {_quoted(str(use))}" for use in resolve([spec]))
         if ":" in spelled:
             lines.append(f"weathered train digits{flaw} {spelled} --dry-run")
         if entry.slot == "probe":
             lines.append(f"weathered compare digits{flaw} --use {_quoted(spec)} --arms ce,mixup --seeds 3")
-        elif entry.problems and entry.slot != "learner":
+        elif entry.problems and entry.slot not in ("learner", "few-shot"):
             lines.append(f"weathered compare digits{flaw} --arms {_quoted(f'ce,{spec}')} --seeds 3")
         return lines
     if entry.slot == "maker":

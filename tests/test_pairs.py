@@ -13,6 +13,9 @@ from weathered.core.settings import Settings
 from weathered.data.auxiliary import load_auxiliary
 from weathered.data.prepare import Splits
 from weathered.data.sources import load
+from weathered.fewshot.episodes import EpisodeOptions
+from weathered.fewshot.recipe_run import check_few_shot, learn_few_shot
+from weathered.fewshot.split import few_shot_split
 from weathered.incremental.recipe_run import base_split, learn_phases
 from weathered.nn.build import build_model
 from weathered.registry import ENTRIES, TRAINING_SLOTS
@@ -23,6 +26,7 @@ CHEAP = {
     "acil": "acil:expansion=16",
     "absgd": "absgd:temperature=-2.0",
     "forward-correction": "forward-correction:noise_rate=0.4",
+    "tfh": "tfh:training_episodes=2,generated=2,adapt_steps=1,ways=2,images=3",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
     "drw": "drw:start=0.0",
     "odnl": "odnl:aux_batch=16",
@@ -33,7 +37,10 @@ CHEAP = {
     "self-adaptive-training": "self-adaptive-training:start=0.0",
     "selective": "selective:start=0.0",
 }
-PARTS = [CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in (*TRAINING_SLOTS, "learner")]
+PARTS = [
+    CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot")
+]
+EPISODES = EpisodeOptions(ways=2, shots=(1,), queries=2, episodes=2, base_classes=5)
 PHASES = (tuple(range(5)), *((label,) for label in range(5, 10)))
 
 
@@ -41,6 +48,9 @@ def build_run(specs, dataset):
     uses = resolve(specs)
     if any(use.entry.slot == "learner" for use in uses):
         dataset = base_split(Splits(dataset, None, dataset), PHASES).train
+    few_shot = next((use for use in uses if use.entry.slot == "few-shot"), None)
+    if few_shot and not dataset.is_segmentation:
+        dataset = few_shot_split(dataset, dataset, EPISODES, 0, few_shot.slug).train
     parts = build_parts(uses, dataset)
 
     def model(seed):
@@ -49,7 +59,10 @@ def build_run(specs, dataset):
     network = "unet:width=8,depth=1" if dataset.is_segmentation else "cnn_small:width=8"
     aux = {"ood": load_auxiliary("gaussian:size=32", dataset, 0)}
     settings = Settings(epochs=1, batch_size=16)
-    return Run(model, dataset, validation=dataset, aux=aux, settings=settings, **parts.slots)
+    run = Run(model, dataset, validation=dataset, aux=aux, settings=settings, **parts.slots)
+    if few_shot:
+        check_few_shot(build(few_shot), run)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +93,11 @@ def test_a_pair_runs_or_is_refused(pair, tiny):
             classifier, _ = learn_phases(build(use), run.procedure.predictor(run), splits, tiny.labels, PHASES)
             scores = classifier(tiny.floats(torch.arange(len(tiny))))
             assert bool((scores.isfinite() & (scores > -1e9)).all())
+        if use.entry.slot == "few-shot":
+            split = few_shot_split(tiny, tiny, EPISODES, 0, use.slug)
+            splits = Splits(split.train, None, split.test, novel=split.novel)
+            found = learn_few_shot(build(use), run.procedure.predictor(run), splits, EPISODES, 0)
+            assert all(len(values) == 2 for values in found.results[1].accuracies.values())
 
 
 def test_every_part_runs_alone_and_some_pairs_are_refused(tiny):

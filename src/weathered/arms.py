@@ -102,24 +102,31 @@ def refusals(
     shared: the data without makers of an arm; what is wrong with them is raised as it is, since no arm is to blame.
     metric: raises DataError if the data give no such figure.
     """
-    prepared: dict[DataOptions, Splits] = {}
+    prepared: dict[tuple[DataOptions, bool], Splits] = {}
     refused: dict[str, WeatheredError] = {}
     for name, recipes in planned.items():
         first = recipes[0]
         try:
-            if first.data not in prepared:
+            first.check_protocols()
+        except WeatheredError as error:
+            refused[name] = error
+            continue
+        # few-shot methods leave classes out
+        key = first.data, first.few_shot is not None
+        try:
+            if key not in prepared:
                 # one at a time: arms mostly share their data
-                prepared = {first.data: prepare(first)}
+                prepared = {key: prepare(first)}
         except WeatheredError as error:
             if first.data == shared:
                 raise
             refused[name] = error
             continue
-        test = prepared[first.data].test
+        test = prepared[key].test
         if metric is not None and not metric.measured_on(test.is_segmentation, test.has_groups):
             raise DataError(f"{first.data.train}: there is no '{metric.name}' of these data; rank by another metric.")
         try:
-            build_run(first, prepared[first.data])
+            build_run(first, prepared[key])
         except WeatheredError as error:
             refused[name] = error
     return refused

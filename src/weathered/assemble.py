@@ -15,6 +15,9 @@ from weathered.registry import ALIASES, TABLE, TRAINING_SLOTS, Entry
 FILLED = ("class_counts", "num_classes", "group_counts")
 """Constructor arguments that the data fill; a user never writes them."""
 
+AFTERWARDS = ("learner", "few-shot")
+"""Slots of methods that take over the trained network, so they are no part of training."""
+
 
 @dataclass(frozen=True)
 class Use:
@@ -51,13 +54,14 @@ def import_part(entry: Entry) -> Any:
 def resolve(specs: Sequence[str]) -> list[Use]:
     """Specs such as `jocor:co_lambda=0.9` to uses with every default written out; bundles are taken apart.
 
-    Raises SpecError for an unknown name or option, a value of the wrong type, or two parts in a single slot.
+    Raises SpecError for an unknown name or option, a value of the wrong type, two parts in a slot, or two methods
+    that take over the trained network.
     """
     uses: list[Use] = []
     for text in specs:
         slug, options = parse(text)
         uses += _expand(entry_of(slug), options)
-    for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "probe", "learner"):
+    for slot in ("sampler", "procedure", "loss", "reweight", "stepper", "probe", "learner", "few-shot"):
         rivals = [use.slug for use in uses if use.entry.slot == slot]
         if len(rivals) > 1:
             twice = all(traits_of(import_part(TABLE[slug])).evens_classes for slug in rivals[:2])
@@ -67,6 +71,9 @@ def resolve(specs: Sequence[str]) -> list[Use]:
             inner = rivals[0] if outer == rivals[1] else rivals[1]
             wrap = f" Or wrap one in the other: {outer}:base={inner}." if outer else ""
             raise SpecError(f"{' and '.join(rivals)} both fill the slot '{slot}', which holds one. Drop one.{wrap}")
+    last = [use.slug for use in uses if use.entry.slot in AFTERWARDS]
+    if len(last) > 1:
+        raise SpecError(f"{' and '.join(last)} both take over the trained network. Drop one of the two.")
     return uses
 
 
@@ -178,14 +185,15 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
     """
     slots: dict[str, Any] = {"transforms": [], "terms": []}
     learner = next((use.slug for use in uses if use.entry.slot == "learner"), None)
-    if learner and dataset.is_segmentation:
+    last = next((use.slug for use in uses if use.entry.slot in AFTERWARDS), None)
+    if last and dataset.is_segmentation:
         raise Incompatible(
-            f"{learner} works on one label for each sample, but these data have one for each pixel. Remove it, or use "
+            f"{last} works on one label for each sample, but these data have one for each pixel. Remove it, or use "
             "classification data."
         )
     for use in uses:
         slot = use.entry.slot
-        if slot == "learner":
+        if slot in AFTERWARDS:
             continue
         if slot not in TRAINING_SLOTS:
             raise SpecError(

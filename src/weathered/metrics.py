@@ -1,10 +1,14 @@
 """The figures by which `weathered compare` can rank, with their direction."""
 
+import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from weathered.core.errors import SpecError
 from weathered.core.spec import near
+
+SHOTS = r"[1-9]\d*-shot accuracy"
+"""How the figures of episodes are called, by the number of shots."""
 
 On = Literal["all", "samples", "pixels", "groups"]
 
@@ -59,12 +63,19 @@ METRICS = {
 
 
 def metric_named(name: str) -> Metric:
-    """The metric of this name. Raises SpecError for one that is not known."""
+    """The metric of this name, such as `5-shot accuracy` for any number. Raises SpecError for one that is not known."""
+    if re.fullmatch(SHOTS, name):
+        return Metric(name, on="samples")
     if name not in METRICS:
         raise SpecError(f"there is no metric '{name}'.{near(name, METRICS)} Known are {', '.join(METRICS)}.")
     return METRICS[name]
 
 
 def usual_metric(found: Iterable[str]) -> Metric:
-    """What arms are ranked by when nobody says: mean IoU where it was measured, as on masks, otherwise accuracy."""
+    """What arms are ranked by when nobody says: mean IoU where it was measured, as on masks, the first few-shot
+    accuracy where there are episodes, otherwise accuracy.
+    """
+    found = list(found)
+    if few := [name for name in found if re.fullmatch(SHOTS, name)]:
+        return metric_named(few[0])
     return METRICS["mean IoU" if "mean IoU" in found else "accuracy"]

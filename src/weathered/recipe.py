@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from weathered.assemble import resolve
+from weathered.assemble import Use, resolve
 from weathered.core.errors import SpecError
 from weathered.core.settings import Settings
 from weathered.core.spec import as_annotated, fits, near, option_types
+from weathered.fewshot.episodes import EpisodeOptions
 
 
 def parse_fold(text: str) -> tuple[int, int]:
@@ -22,6 +23,9 @@ def parse_fold(text: str) -> tuple[int, int]:
         raise SpecError(f"fold must be given as in 2/5, at least 2 folds counted from 1, got '{text}'")
     return int(number) - 1, int(of)
 
+
+EPISODES = ("ways", "shots", "queries", "episodes")
+"""Options of the episodes of few-shot methods, with the defaults of `EpisodeOptions`."""
 
 LATER = ("group_column", "mask_column", "ignore_label", "rows", "test_rows")
 """Options that count only where they are given, so that runs from before there were any keep their names."""
@@ -44,6 +48,8 @@ class DataOptions:
     from 1, so that a model can be asked about training rows that it never saw.
     base_classes, phases: for recipes with an incremental learner: classes of the first phase (half by default) and
     the number of phases that bring the others (one class each by default).
+    ways, shots, queries, episodes: for recipes with a few-shot method, which trains on the base classes: classes of an
+    episode, rows of each that are given with their labels, rows of each that are asked for, and how many episodes.
     """
 
     train: str = "digits"
@@ -67,6 +73,10 @@ class DataOptions:
     fold: str | None = None
     base_classes: int | None = None
     phases: int | None = None
+    ways: int | None = None
+    shots: tuple[int, ...] | None = None
+    queries: int | None = None
+    episodes: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +93,16 @@ class DataOptions:
             raise SpecError(f"aux gives one name twice: {', '.join(names)}")
         if self.limit is not None and self.limit < 2:
             raise SpecError(f"limit must be at least 2, got {self.limit}")
+        try:
+            self.episode_options.check()
+        except ValueError as error:
+            raise SpecError(str(error)) from error
+
+    @property
+    def episode_options(self) -> EpisodeOptions:
+        """How episodes are drawn, defaults filled in."""
+        given = {name: getattr(self, name) for name in EPISODES if getattr(self, name) is not None}
+        return EpisodeOptions(**given, base_classes=self.base_classes)
 
 
 @dataclass(frozen=True)
@@ -96,9 +116,6 @@ class Recipe:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
-        arriving = self.data.base_classes is not None or self.data.phases is not None
-        if arriving and not any(use.entry.slot == "learner" for use in resolve(self.use)):
-            raise SpecError("base_classes and phases need an incremental learner, as in --use acil")
         if self.head not in ("auto", "linear", "cosine"):
             raise SpecError(f"head must be auto, linear or cosine, got '{self.head}'")
 
@@ -107,12 +124,34 @@ class Recipe:
         """The seed of splits and makers: the run's own unless the data fix another."""
         return self.settings.seed if self.data.seed is None else self.data.seed
 
+    @property
+    def few_shot(self) -> Use | None:
+        """The few-shot method in use, or None."""
+        return next((use for use in resolve(self.use) if use.entry.slot == "few-shot"), None)
+
+    def check_protocols(self) -> None:
+        """Raise SpecError for options of a protocol whose method is not in use."""
+        learner = next((use for use in resolve(self.use) if use.entry.slot == "learner"), None)
+        few_shot, data = self.few_shot, self.data
+        if data.phases is not None and learner is None:
+            raise SpecError("phases need an incremental learner, as in --use acil.")
+        if data.base_classes is not None and learner is None and few_shot is None:
+            raise SpecError(
+                "base_classes need an incremental learner or a few-shot method, as in --use acil or --use tfh."
+            )
+        given = [name for name in EPISODES if getattr(data, name) is not None]
+        if given and few_shot is None:
+            raise SpecError(f"{' and '.join(given)} would do nothing without a few-shot method, as in --use tfh.")
+
     def canonical(self) -> dict[str, Any]:
         """The recipe with every default of every method written out; equal recipes give equal trees."""
         tree = asdict(self)
         tree["data"]["seed"] = self.data_seed
-        for name in LATER:
-            if tree["data"][name] is None:
+        few_shot = self.few_shot is not None
+        for name in (*LATER, *EPISODES):
+            if few_shot and name in EPISODES:
+                tree["data"][name] = getattr(self.data.episode_options, name)
+            elif tree["data"][name] is None:
                 del tree["data"][name]
         hints = option_types(Settings)
         tree["settings"] = {key: as_annotated(value, hints[key]) for key, value in tree["settings"].items()}

@@ -36,7 +36,7 @@ class Entry:
         return self.card if self.card and self.claimed else self.slug
 
 
-NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING = (
+NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW = (
     "noisy-labels",
     "long-tail",
     "mixing",
@@ -44,6 +44,7 @@ NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING = (
     "robustness",
     "calibration",
     "new-classes",
+    "few-shot",
 )
 
 PROBLEMS = {
@@ -54,6 +55,7 @@ PROBLEMS = {
     ROBUST: "inputs may be corrupted or chosen by an attacker",
     CALIBRATION: "confidence must mean something",
     ARRIVING: "classes arrive later",
+    FEW: "new classes come with a few samples each",
 }
 
 ENTRIES: tuple[Entry, ...] = (
@@ -302,6 +304,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "acil", "weathered.incremental.acil:ACIL", "learner", (ARRIVING,),
         "Zhuang, NeurIPS 2022", "Recursive ridge regression on frozen features; equals joint training.",
+    ),
+    Entry(
+        "tfh", "weathered.fewshot.tfh:TFH", "few-shot", (FEW,),
+        "Lazarou, WACV 2022", "Generate more features of a new class from the mean of its few.",
     ),
     Entry(
         "smoothing", "weathered.certify.smoothing:RandomizedSmoothing", "certificate", (ROBUST,),

@@ -19,7 +19,7 @@ from weathered.audit.groups import audit_groups
 from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
 from weathered.audit.segmentation import audit_segmentation, count_pixels
-from weathered.core.checkpoint import newest_checkpoint, save_weights
+from weathered.core.checkpoint import newest_checkpoint, save_checkpoint, save_weights
 from weathered.core.distributed import any_process, together
 from weathered.core.errors import WeatheredError
 from weathered.core.fit import fit, parts_of
@@ -28,6 +28,14 @@ from weathered.core.run import Run
 from weathered.data.dataset import Dataset
 from weathered.data.fingerprint import data_fingerprint
 from weathered.data.prepare import Splits, prepare
+from weathered.fewshot.recipe_run import (
+    Saver,
+    check_few_shot,
+    few_shot_audit,
+    learn_few_shot,
+    method_of,
+    write_outcome,
+)
 from weathered.incremental.recipe_run import (
     base_split,
     incremental_audit,
@@ -48,7 +56,7 @@ if TYPE_CHECKING:
 def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> Run:
     """The run a recipe describes, ready for its first step; refused combinations raise here.
 
-    A recipe with an incremental learner trains on its base classes.
+    A recipe with an incremental learner or a few-shot method trains on its base classes.
     """
     if learner_of(recipe) is not None:
         splits = base_split(splits, phases_of(recipe, splits.train.num_classes))
@@ -58,7 +66,7 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
     def model(seed: int) -> nn.Module:
         return build_model(recipe.model, splits.train, head=head, seed=seed)
 
-    return Run(
+    run = Run(
         model,
         splits.train,
         validation=splits.validation,
@@ -67,6 +75,9 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
         fabric=fabric,
         **parts.slots,
     )
+    if (few_shot := method_of(recipe)) is not None:
+        check_few_shot(few_shot, run)
+    return run
 
 
 def learner_of(recipe: Recipe) -> Any:
@@ -123,6 +134,11 @@ def train(
             record["seconds"] = _train_and_watch(run, splits, folder, recipe.hash, observer)
         else:
             fit(run, folder=folder.checkpoints, recipe_hash=recipe.hash)
+        if recipe.few_shot is not None:
+            # what follows may take long, so a resumed run need not train again
+            state = run.state_dict()
+            if first:
+                save_checkpoint(folder.checkpoints, state, recipe.hash)
         with together(run.fabric):
             if first:
                 _conclude(recipe, run, splits, folder, record)
@@ -176,6 +192,14 @@ def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, recor
         groups = phases_of(recipe, splits.train.num_classes)
         predictor, result = learn_phases(learner, predictor, splits, truth(splits), groups)
         audits.append(incremental_audit(result, splits.train.class_names))
+    few_shot = method_of(recipe)
+    if few_shot is not None:
+        saver = Saver(folder, recipe.hash, recipe.settings.checkpoint_seconds)
+        saver.restore(few_shot)
+        options = recipe.data.episode_options
+        outcome = learn_few_shot(few_shot, predictor, splits, options, recipe.data_seed, saver)
+        write_outcome(folder, outcome)
+        audits.append(few_shot_audit(outcome, options, splits.novel[0].num_classes))
     if splits.train.is_segmentation:
         _conclude_segmentation(run, splits, folder, record, predictor)
         return

@@ -72,10 +72,14 @@ class RecipeOptions:
     )
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images and count them.")] = False
-    base_classes: Annotated[int | None, typer.Option(help="Classes of the first phase, for incremental learners.")] = (
-        None
-    )
+    base_classes: Annotated[
+        int | None, typer.Option(help="Classes of the first phase, or those that a few-shot method trains on.")
+    ] = None
     phases: Annotated[int | None, typer.Option(help="Phases that bring the other classes.")] = None
+    ways: Annotated[int | None, typer.Option(help="Novel classes of an episode, for few-shot methods.")] = None
+    shots: Annotated[str | None, typer.Option(help="Given samples of each novel class, as in 1,5.")] = None
+    queries: Annotated[int | None, typer.Option(help="Samples of each novel class that are asked for.")] = None
+    episodes: Annotated[int | None, typer.Option(help="How many episodes are scored.")] = None
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None
     batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None
@@ -130,6 +134,7 @@ def make_recipe(options: RecipeOptions, data: str | None, seed: int | None = Non
         "seed": options.data_seed,
         "make": [*flaws, *(options.make or []), *corrected],
         "root": options.root and str(options.root),
+        "shots": None if options.shots is None else _whole_numbers(options.shots, "--shots"),
     }
     try:
         return replace(
@@ -152,6 +157,16 @@ def _named(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in found.items()
         if value is not None and value is not False and value != []
     }
+
+
+def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """`1,5` to (1, 5). Raises SpecError."""
+    from weathered.core.errors import SpecError
+
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise SpecError(f"{option} takes whole numbers, as in 1,5, got '{text}'.")
+    return tuple(map(int, words))
 
 
 def with_key(text: str, key: str) -> str:

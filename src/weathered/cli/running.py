@@ -76,6 +76,8 @@ def train_one(
     notes = [*record["data_notes"], *unread_by_all([record])]
     if as_json:
         shown = {"run": str(folder.path), "results": record["results"], "notes": notes}
+        if (episodes := folder.read_json("audit.json").get("few-shot")) is not None:
+            shown["few-shot"] = episodes["tables"]
         typer.echo(json.dumps(shown, indent=2))
         return
     if finished:
@@ -90,7 +92,22 @@ def train_one(
     for name, value in record["results"].items():
         table.add_row(name, f"{value['value']:.4f}", interval_text(value["low"], value["high"]), str(value["n"]))
     Console().print(table)
+    for shown in _tables_of_episodes(folder):
+        Console().print(shown)
     typer.echo(f"run: {folder.path}")
+
+
+def _tables_of_episodes(folder: RunFolder) -> list[Table]:
+    """The tables of methods on the same episodes, for runs that have them."""
+    tables = []
+    for found in folder.read_json("audit.json").get("few-shot", {}).get("tables", ()):
+        table = Table(box=None, header_style="bold", pad_edge=False, title=found["title"], title_justify="left")
+        for column in found["columns"]:
+            table.add_column(column)
+        for row in found["rows"]:
+            table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        tables.append(table)
+    return tables
 
 
 def report_on(paths: list[Path], out: Path, as_json: bool) -> None:

@@ -24,7 +24,12 @@ ARGUMENTS = {
 }
 """What stands for a constructor argument without a default, by its name; for class counts see `_call`."""
 
-SPELLED = {"acil": ("expansion=512",), "forward-correction": ("noise_rate=0.4",), "smoothing": ("n=200",)}
+SPELLED = {
+    "acil": ("expansion=512",),
+    "forward-correction": ("noise_rate=0.4",),
+    "smoothing": ("n=200",),
+    "tfh": ("training_episodes=200",),
+}
 """Options that a snippet gives besides: one of several that a method needs, or a smaller value than the default, which
 is made for large data, so that it runs in a second."""
 
@@ -129,6 +134,12 @@ for first in (0, 5):  # five classes arrive, then five others
     learner.partial_fit(torch.randn(100, 32), torch.randint(first, first + 5, (100,)))
 print(learner.predict(torch.randn(4, 32)).argmax(1))
 """
+FEW_SHOT = """
+features, labels = torch.rand(200, 16, 4, 4), torch.arange(200) % 10  # maps of ten base classes, before pooling
+method = {part}.fit(features, labels)
+support, queries = torch.rand(1, 5, 2, 16, 4, 4), torch.rand(1, 75, 16)  # one episode, five new classes of two images
+print(method.classify(support, queries, numbers=[0], adapt=True))
+"""
 MAKER = """
 data = load("digits")
 {prepared}
@@ -155,6 +166,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "score": (SCORE, ("build_model", "load_pair")),
     "ensemble": (ENSEMBLE, ()),
     "learner": (LEARNER, ()),
+    "few-shot": (FEW_SHOT, ()),
     "maker": (MAKER, ("load",)),
     "certificate": (CERTIFICATE, ("build_model", "load")),
 }

@@ -13,6 +13,7 @@ from weathered.data.auxiliary import load_auxiliary, split_spec
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load_pair, validation_split
 from weathered.data.splits import fold_split
+from weathered.fewshot.split import few_shot_split
 from weathered.recipe import Recipe, parse_fold
 
 MOVING = ("elastic_transform", "glass_blur")
@@ -22,13 +23,15 @@ MOVING = ("elastic_transform", "glass_blur")
 class Splits(NamedTuple):
     """Training data as the recipe flawed them, what parts may read during training, and the untouched test set.
 
-    aux: auxiliary data by name, without labels.
+    aux: auxiliary data by name, without labels. novel: for few-shot methods, the rows of classes that are not
+    trained on, in two parts; the other sets then have the base classes alone.
     """
 
     train: Dataset
     validation: Dataset | None
     test: Dataset
     aux: Mapping[str, Dataset] = MappingProxyType({})
+    novel: tuple[Dataset, ...] = ()
 
 
 def prepare(recipe: Recipe) -> Splits:
@@ -36,7 +39,8 @@ def prepare(recipe: Recipe) -> Splits:
 
     Raises DataError or SpecError in one sentence for anything that is missing, broken or does not fit.
     """
-    options, seed = recipe.data, recipe.data_seed
+    recipe.check_protocols()
+    options, seed, few_shot = recipe.data, recipe.data_seed, recipe.few_shot
     root = Path(options.root) if options.root else None
     train, test = load_pair(
         options.train,
@@ -56,10 +60,18 @@ def prepare(recipe: Recipe) -> Splits:
         rows=options.rows,
         test_rows=options.test_rows,
     )
+    novel: tuple[Dataset, ...] = ()
+    if few_shot is not None:
+        train, test, novel = few_shot_split(train, test, options.episode_options, seed, few_shot.slug)
     seen: Counter[str] = Counter()
     for use in resolve(options.make):
         if use.entry.slot != "maker":
             raise SpecError(f"{use.slug} is a {use.entry.slot}, not a data maker.")
+        if few_shot is not None and use.slug == "corrections":
+            raise SpecError(
+                f"corrections name rows and classes of all data, of which {few_shot.slug} trains on some. Correct the "
+                "labels in the data themselves, or train without it."
+            )
         if train.is_segmentation and use.options.get("kind") in MOVING:
             raise SpecError(f"{use.options['kind']} moves pixels, but masks stay where they are; take another kind.")
         if train.is_segmentation and use.slug != "corruption":
@@ -74,7 +86,7 @@ def prepare(recipe: Recipe) -> Splits:
             f"{train.name}: training needs at least two classes with samples, found {int((counts > 0).sum())}."
         )
     validation = None
-    if options.base_classes is not None and not 2 <= options.base_classes < train.num_classes:
+    if few_shot is None and options.base_classes is not None and not 2 <= options.base_classes < train.num_classes:
         raise SpecError(f"base_classes must be in [2, {train.num_classes - 1}], got {options.base_classes}.")
     if options.validation:
         train, validation = validation_split(train, options.validation, seed)
@@ -84,4 +96,4 @@ def prepare(recipe: Recipe) -> Splits:
         name: load_auxiliary(source, train, seed, root=root, skip_bad=options.skip_bad)
         for name, source in map(split_spec, options.aux)
     }
-    return Splits(train, validation, test, aux)
+    return Splits(train, validation, test, aux, novel)

@@ -32,6 +32,7 @@ AUDIT_NAMES = {
     "groups": "Groups",
     "segmentation": "Segmentation",
     "incremental": "Learning classes in phases",
+    "few-shot": "Learning new classes from a few samples",
 }
 
 

@@ -1,5 +1,6 @@
 """From finished runs to what a report shows."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from weathered.assemble import resolve
 from weathered.comparison import Arm, CompareResult
 from weathered.core.errors import DataError
 from weathered.data.prepare import prepare
-from weathered.metrics import METRICS, Metric
+from weathered.metrics import METRICS, SHOTS, Metric, metric_named
 from weathered.recipe import Recipe
 from weathered.report.build import build_report
 from weathered.report.model import ArmAudit, Curve, Method, ReportArm, ReportInput, WorstSample
@@ -37,7 +38,9 @@ def report_on_comparison(result: CompareResult, path: Path, commands: Sequence[s
         title="Training report"
         if single
         else f"{len(result.arms)} ways to train on {record['recipe']['data']['train']}",
-        metric=f"test {result.metric.name} after the last {last}",
+        metric=f"{result.metric.name} on novel classes"
+        if re.fullmatch(SHOTS, result.metric.name)
+        else f"test {result.metric.name} after the last {last}",
         percent=result.metric.share,
         higher_is_better=result.metric.higher_is_better,
         data=describe_data(record, result.recipe.data.make),
@@ -98,8 +101,12 @@ def report_arm(result: CompareResult, arm: Arm) -> ReportArm:
         estimate=arm.estimate(result.metric),
         seconds=sum(arm.seconds) / len(arm.seconds),
         comparison=None if arm.name == result.baseline else result.against_baseline(arm),
-        figures={name: arm.estimate(METRICS.get(name, Metric(name, share=False))) for name in arm.values},
+        figures={name: arm.estimate(_metric_of(name)) for name in arm.values},
     )
+
+
+def _metric_of(name: str) -> Metric:
+    return metric_named(name) if name in METRICS or re.fullmatch(SHOTS, name) else Metric(name, share=False)
 
 
 def curve_of(arm: Arm, key: str) -> Curve | None:

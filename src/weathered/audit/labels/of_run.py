@@ -86,6 +86,11 @@ def audit_run_labels(run: LoadedRun, options: LabelOptions, progress: Progress |
     audit finds them finished. Raises a WeatheredError if a class is too small for folds, a fold fails, or given
     probabilities do not fit.
     """
+    if run.recipe.few_shot is not None:
+        raise Incompatible(
+            f"{run.folder.path}: each fold would be a few-shot run of its own. Train a recipe without "
+            f"{run.recipe.few_shot.slug} to have its labels audited."
+        )
     if isinstance(run.model, AnalyticClassifier):
         raise Incompatible(
             f"{run.folder.path}: the scores of an incremental ridge classifier are not probabilities, so its labels "
