@@ -103,7 +103,7 @@ class ResNet(nn.Module):
         self,
         in_channels: int = 3,
         depth: int = 50,
-        variant: Variant = "b",
+        variant: Variant = "a",
         width: int = 64,
         zero_gamma: bool = False,
         small: bool = False,
