@@ -63,8 +63,8 @@ def crossed(arms: Arms, others: Arms) -> Arms:
 def ablated(arms: Arms) -> Arms:
     """All arms, and each that has several parts also without each one of them and with each alone.
 
-    Bundles are taken apart. The parts that every run has anyway, such as plain cross entropy, are none. Of arms with the
-    same parts the first stays. Raises SpecError where no arm has several parts.
+    Bundles are taken apart. What every run has anyway, such as plain cross entropy, is no part. Of arms with the same
+    parts the first stays. Raises SpecError where no arm has several parts.
     """
     found = dict(arms)
     known = {_identity(resolve(use)) for use in arms.values()}

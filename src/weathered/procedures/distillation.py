@@ -95,7 +95,7 @@ class Distillation(Procedure):
                     f"has {_shown(own)}. Remove distillation, or name another teacher."
                 )
         # no module of the run: it is neither trained nor saved
-        self._network = loaded.model.to(run.device).requires_grad_(False).eval()
+        self.network = loaded.model.to(run.device).requires_grad_(False).eval()
         self._loss = loaded.run.loss_part
         return {}
 
@@ -103,7 +103,7 @@ class Distillation(Procedure):
     def teach(self, run: Run, x: Tensor) -> Float[Tensor, "B C"]:
         """The teacher's logits of a batch (B, ...), in evaluation mode and float32."""
         with run.autocast():
-            return logits_for_test(self._loss, self._network(x).float())
+            return logits_for_test(self._loss, self.network(x).float())
 
     def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
         output = run.forward(batch.x)
