@@ -15,7 +15,9 @@ from weathered.data.prepare import Splits
 from weathered.data.sources import load
 from weathered.incremental.recipe_run import base_split, learn_phases
 from weathered.nn.build import build_model
+from weathered.recipe import DataOptions, Recipe
 from weathered.registry import ENTRIES, TRAINING_SLOTS
+from weathered.training import train
 
 CHEAP = {
     "multimix": "multimix:num_tuples=20",
@@ -24,6 +26,7 @@ CHEAP = {
     "absgd": "absgd:temperature=-2.0",
     "forward-correction": "forward-correction:noise_rate=0.4",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
+    "distillation": "distillation:teacher=teacher",
     "drw": "drw:start=0.0",
     "odnl": "odnl:aux_batch=16",
     "open-sampling": "open-sampling:aux_batch=16",
@@ -50,6 +53,18 @@ def build_run(specs, dataset):
     aux = {"ood": load_auxiliary("gaussian:size=32", dataset, 0)}
     settings = Settings(epochs=1, batch_size=16)
     return Run(model, dataset, validation=dataset, aux=aux, settings=settings, **parts.slots)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def teacher(tmp_path_factory):
+    """A run in the folder `teacher` of the working directory, for the part that learns from one."""
+    folder = tmp_path_factory.mktemp("teacher")
+    settings = Settings(epochs=1, batch_size=50, evaluations=0)
+    run = train(Recipe(DataOptions(limit=100), "cnn_small:width=8", settings=settings), folder)
+    run.path.rename(folder / "teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
 
 
 @pytest.fixture(scope="module")
