@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 
 from weathered.assemble import import_part, resolve
 from weathered.core.facts import traits_of
-from weathered.registry import NOISE, TAIL, TRAINING_SLOTS, Entry
+from weathered.registry import NOISE, TABLE, TAIL, TRAINING_SLOTS, Entry
+from weathered.tricks.base import Trick
 
 SPECS = {
     "absgd": "absgd:temperature=-1",
     "corrections": "corrections:file=corrections.csv",
+    "distillation": "distillation:teacher=runs/TEACHER",
     "corruption": "corruption:kind=fog,severity=3",
     "forward-correction": "forward-correction:noise_rate=0.4",
     "one-of": "one-of:parts=['mixup','cutmix']",
@@ -45,9 +47,10 @@ def _uses(entry: Entry) -> list[str]:
         flaw = " --noise symmetric:0.4"
     elif TAIL in entry.problems:
         flaw = " --long-tail 50"
+    flaw += " --model resnet:small=true" if _changes_resnet(entry) else ""
     flaw += "".join(f" --aux {name}=patches" for name in _streams(entry))
     spec = SPECS.get(entry.slug, entry.slug)
-    if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot", "bundle"):
+    if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot", "bundle", "trick"):
         lines = [f"weathered train digits{flaw} --use {_quoted(spec)}"]
         spelled = " ".join(f"--use {_quoted(str(use))}" for use in resolve([spec]))
         if ":" in spelled:
@@ -75,6 +78,13 @@ def _streams(entry: Entry) -> list[str]:
     """The names of the auxiliary data that the method cannot do without."""
     needs = traits_of(import_part(entry)).needs if entry.path else {}
     return [fact.partition(":")[2] for fact in needs if fact.startswith("aux:")]
+
+
+def _changes_resnet(entry: Entry) -> bool:
+    """Whether the method, or a part of it, sets an option that the model resnet alone has."""
+    slugs = entry.parts or (entry.slug,)
+    tricks = [import_part(TABLE[slug]) for slug in slugs if TABLE[slug].slot == "trick"]
+    return any(trick.model is not Trick.model for trick in tricks)
 
 
 def _quoted(spec: str) -> str:

@@ -19,7 +19,7 @@ from weathered.recipe import Recipe
 from weathered.registry import ALIASES, ENTRIES, PROBLEMS, TABLE
 
 SOURCE = Path(weathered.__file__).parent
-ROOMS = ("losses", "weighting", "augment", "mixing", "terms", "steppers", "procedures", "scores", "certify")
+ROOMS = ("losses", "weighting", "augment", "mixing", "terms", "steppers", "tricks", "procedures", "scores", "certify")
 SHARED = {"difficulty", "auxiliary", "__init__", "base", "extract", "operations"}
 
 

@@ -18,7 +18,9 @@ from weathered.fewshot.recipe_run import check_few_shot, learn_few_shot
 from weathered.fewshot.split import few_shot_split
 from weathered.incremental.recipe_run import base_split, learn_phases
 from weathered.nn.build import build_model
+from weathered.recipe import DataOptions, Recipe
 from weathered.registry import ENTRIES, TRAINING_SLOTS
+from weathered.training import train
 
 CHEAP = {
     "multimix": "multimix:num_tuples=20",
@@ -28,6 +30,7 @@ CHEAP = {
     "forward-correction": "forward-correction:noise_rate=0.4",
     "tfh": "tfh:training_episodes=2,generated=2,adapt_steps=1,ways=2,images=3",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
+    "distillation": "distillation:teacher=teacher",
     "drw": "drw:start=0.0",
     "odnl": "odnl:aux_batch=16",
     "open-sampling": "open-sampling:aux_batch=16",
@@ -63,6 +66,18 @@ def build_run(specs, dataset):
     if few_shot:
         check_few_shot(build(few_shot), run)
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def teacher(tmp_path_factory):
+    """A run in the folder `teacher` of the working directory, for the part that learns from one."""
+    folder = tmp_path_factory.mktemp("teacher")
+    settings = Settings(epochs=1, batch_size=50, evaluations=0)
+    run = train(Recipe(DataOptions(limit=100), "cnn_small:width=8", settings=settings), folder)
+    run.path.rename(folder / "teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from weathered.assemble import entry_of, resolve
+from weathered.assemble import Use, entry_of, resolve
 from weathered.audit.kept import check_audits
 from weathered.core.errors import DataError, SpecError, WeatheredError
 from weathered.core.spec import parse, split_commas
@@ -58,6 +58,46 @@ def crossed(arms: Arms, others: Arms) -> Arms:
         for other in others
     }
     return {**arms, **others, **pairs}
+
+
+def ablated(arms: Arms) -> Arms:
+    """All arms, and each that has several parts also without each one of them and with each alone.
+
+    Bundles are taken apart. What every run has anyway, such as plain cross entropy, is no part. Of arms with the same
+    parts the first stays. Raises SpecError where no arm has several parts.
+    """
+    found = dict(arms)
+    known = {_identity(resolve(use)) for use in arms.values()}
+    several = False
+    for name, use in arms.items():
+        parts = [part for part in resolve(use) if part.slug not in DEFAULTS]
+        if len(parts) < 2:
+            continue
+        several = True
+        titles = [part.slug if [p.slug for p in parts].count(part.slug) == 1 else str(part) for part in parts]
+        fewer = {
+            f"{name} without {title}": [other for other in parts if other is not part]
+            for title, part in zip(titles, parts, strict=True)
+        }
+        alone = {f"only {title}": [part] for title, part in zip(titles, parts, strict=True)}
+        for title, kept in (fewer | alone).items():
+            if _identity(kept) not in known:
+                known.add(_identity(kept))
+                found[title] = tuple(map(str, kept))
+    if not several:
+        raise SpecError(
+            f"--ablate takes arms of several parts apart, but {', '.join(arms)} have one each; leave it out."
+        )
+    return found
+
+
+DEFAULTS = ("cross-entropy", "supervised", "plain")
+"""Methods that fill a slot where a recipe names none."""
+
+
+def _identity(parts: Sequence[Use]) -> tuple[str, ...]:
+    """What tells the parts of one arm from those of another."""
+    return tuple(str(part) for part in parts if part.slug not in DEFAULTS)
 
 
 def check_comparison(

@@ -8,9 +8,11 @@ from typing import Any
 from weathered.core.errors import Incompatible, SpecError
 from weathered.core.facts import traits_of
 from weathered.core.roles import BatchTransform, Loss
+from weathered.core.settings import Settings
 from weathered.core.spec import as_annotated, check_options, near, option_types, parameters, parse, render
 from weathered.data.dataset import Dataset
 from weathered.registry import ALIASES, TABLE, TRAINING_SLOTS, Entry
+from weathered.tricks.base import with_tricks
 
 FILLED = ("class_counts", "num_classes", "group_counts")
 """Constructor arguments that the data fill; a user never writes them."""
@@ -54,8 +56,8 @@ def import_part(entry: Entry) -> Any:
 def resolve(specs: Sequence[str]) -> list[Use]:
     """Specs such as `jocor:co_lambda=0.9` to uses with every default written out; bundles are taken apart.
 
-    Raises SpecError for an unknown name or option, a value of the wrong type, two parts in a slot, or two methods
-    that take over the trained network.
+    Raises SpecError for an unknown name or option, a value of the wrong type, two parts in a slot, two methods that
+    take over the trained network, or two tricks that set the same.
     """
     uses: list[Use] = []
     for text in specs:
@@ -67,14 +69,31 @@ def resolve(specs: Sequence[str]) -> list[Use]:
             twice = all(traits_of(import_part(TABLE[slug])).evens_classes for slug in rivals[:2])
             outer = None if twice else next((slug for slug in reversed(rivals[:2]) if _wraps(slug)), None)
             if rivals[0] == rivals[1]:
-                raise SpecError(f"{rivals[0]} is there twice, perhaps once in a bundle such as crt; name it once.")
+                raise SpecError(_twice(rivals[0]))
             inner = rivals[0] if outer == rivals[1] else rivals[1]
             wrap = f" Or wrap one in the other: {outer}:base={inner}." if outer else ""
             raise SpecError(f"{' and '.join(rivals)} both fill the slot '{slot}', which holds one. Drop one.{wrap}")
     last = [use.slug for use in uses if use.entry.slot in AFTERWARDS]
     if len(last) > 1:
         raise SpecError(f"{' and '.join(last)} both take over the trained network. Drop one of the two.")
+    setters: dict[str, str] = {}
+    for slug in (use.slug for use in uses if use.entry.slot == "trick"):
+        changes = import_part(TABLE[slug]).changes
+        rival = setters.get(changes)
+        if rival is not None:
+            raise SpecError(_twice(slug) if slug == rival else f"{rival} and {slug} both set {changes}. Drop one.")
+        setters[changes] = slug
     return uses
+
+
+def _twice(slug: str) -> str:
+    bundle = next((entry.slug for entry in TABLE.values() if slug in entry.parts), "crt")
+    return f"{slug} is there twice, perhaps once in a bundle such as {bundle}; name it once."
+
+
+def apply_tricks(uses: Sequence[Use], settings: Settings, model: str) -> tuple[Settings, str]:
+    """Settings and model of a recipe with the tricks among its methods. Raises Incompatible where one does not fit."""
+    return with_tricks([build(use) for use in uses if use.entry.slot == "trick"], settings, model)
 
 
 def _wraps(slug: str) -> bool:
@@ -178,7 +197,7 @@ class Parts:
 
 
 def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
-    """All training parts of a recipe.
+    """All training parts of a recipe, without tricks, which are in its settings and model already.
 
     Raises SpecError for a method that is not a training part, Incompatible for one that counts classes where a learner
     lets training see some of them only.
@@ -193,7 +212,7 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
         )
     for use in uses:
         slot = use.entry.slot
-        if slot in AFTERWARDS:
+        if slot in (*AFTERWARDS, "trick"):
             continue
         if slot not in TRAINING_SLOTS:
             raise SpecError(

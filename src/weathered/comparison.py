@@ -64,10 +64,11 @@ class CompareResult:
 
     def notes(self) -> tuple[str, ...]:
         """Sentences on what differs between the runs other than their recipes, as code, devices and threads, and on
-        data that none of them reads.
+        data that none of them reads, and on tricks that change nothing.
         """
         records = [folder.read_json("run.json") for arm in self.arms for folder in arm.folders]
-        return (*unlike(records), *unread_by_all(records))
+        idle = dict.fromkeys(note for record in records for note in record.get("idle", []))
+        return (*unlike(records), *unread_by_all(records), *idle)
 
     def ranking(self) -> list[Arm]:
         """Arms from best to worst mean."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from weathered.assemble import Use, resolve
+from weathered.assemble import Use, apply_tricks, resolve
 from weathered.core.errors import SpecError
 from weathered.core.settings import Settings
 from weathered.core.spec import as_annotated, fits, near, option_types
@@ -29,6 +29,10 @@ EPISODES = ("ways", "shots", "queries", "episodes")
 
 LATER = ("group_column", "mask_column", "ignore_label", "rows", "test_rows")
 """Options that count only where they are given, so that runs from before there were any keep their names."""
+
+
+LATER_SETTINGS = {"lr_samples": None, "no_bias_decay": False}
+"""Settings that likewise count only where they differ from these values."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,27 @@ class Recipe:
         if given and few_shot is None:
             raise SpecError(f"{' and '.join(given)} would do nothing without a few-shot method, as in --use tfh.")
 
+    @property
+    def applied(self) -> "Recipe":
+        """The recipe with its tricks in settings and model, where they win over what was written there.
+
+        They stay among its methods, and applied again they change nothing. Raises Incompatible where one does not fit.
+        """
+        settings, model = apply_tricks(resolve(self.use), self.settings, self.model)
+        return replace(self, settings=settings, model=model)
+
+    def idle_tricks(self) -> list[str]:
+        """A sentence for each trick without which settings and model were the same."""
+        uses, applied, notes = resolve(self.use), self.applied, []
+        for use in (use for use in uses if use.entry.slot == "trick"):
+            without = apply_tricks([other for other in uses if other is not use], self.settings, self.model)
+            if without == (applied.settings, applied.model):
+                notes.append(f"{use.slug} changes nothing here: the recipe's settings or model say the same.")
+        return notes
+
     def canonical(self) -> dict[str, Any]:
-        """The recipe with every default of every method written out; equal recipes give equal trees."""
-        tree = asdict(self)
+        """The recipe with its tricks and every default of every method written out; equal recipes give equal trees."""
+        tree = asdict(self.applied)
         tree["data"]["seed"] = self.data_seed
         few_shot = self.few_shot is not None
         for name in (*LATER, *EPISODES):
@@ -153,6 +175,9 @@ class Recipe:
                 tree["data"][name] = getattr(self.data.episode_options, name)
             elif tree["data"][name] is None:
                 del tree["data"][name]
+        for name, usual in LATER_SETTINGS.items():
+            if tree["settings"][name] == usual:
+                del tree["settings"][name]
         hints = option_types(Settings)
         tree["settings"] = {key: as_annotated(value, hints[key]) for key, value in tree["settings"].items()}
         tree["use"] = [{"slug": use.slug, "options": dict(use.options)} for use in resolve(self.use)]

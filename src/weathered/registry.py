@@ -270,6 +270,11 @@ ENTRIES: tuple[Entry, ...] = (
         "Chen, AAAI 2022", "Augment features in closed form by what confusable classes vary in.",
     ),
     Entry(
+        "distillation", "weathered.procedures.distillation:Distillation", "procedure", (),
+        "Hinton, arXiv 2015", "Learn from labels and from the softened predictions of a trained run.",
+        card="bag-of-tricks", claimed=False,
+    ),
+    Entry(
         "odnl", "weathered.procedures.odnl:ODNL", "procedure", (NOISE, OOD),
         "Wei, NeurIPS 2021", "Images of no class under fresh random labels in every step.",
     ),
@@ -292,6 +297,57 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "center-collapse", "weathered.terms.center_collapse:CenterCollapse", "term", (TAIL,),
         "Zhong, CVPR 2023", "Pull the class means of each batch towards the vertices of a simplex.",
+    ),
+    Entry(
+        "linear-scaling", "weathered.tricks.linear_scaling:LinearScaling", "trick", (),
+        "Goyal, arXiv 2017", "The learning rate in proportion to the batch.", card="bag-of-tricks",
+    ),
+    Entry(
+        "warm-up", "weathered.tricks.warm_up:WarmUp", "trick", (),
+        "Goyal, arXiv 2017", "The learning rate rises linearly at the start.", card="bag-of-tricks",
+    ),
+    Entry(
+        "cosine", "weathered.tricks.cosine:CosineDecay", "trick", (),
+        "Loshchilov, ICLR 2017", "The learning rate falls along half a cosine to 0.", card="bag-of-tricks",
+    ),
+    Entry(
+        "no-bias-decay", "weathered.tricks.no_bias_decay:NoBiasDecay", "trick", (),
+        "Jia, arXiv 2018", "Weight decay spares biases and normalisation.", card="bag-of-tricks",
+        claimed=False,
+    ),
+    Entry(
+        "zero-gamma", "weathered.tricks.zero_gamma:ZeroGamma", "trick", (),
+        "Goyal, arXiv 2017", "Every residual block starts as its shortcut.", card="bag-of-tricks",
+        claimed=False,
+    ),
+    Entry(
+        "low-precision", "weathered.tricks.low_precision:LowPrecision", "trick", (),
+        "Micikevicius, ICLR 2018", "Passes in bfloat16, weights and updates in float32.", card="bag-of-tricks",
+        claimed=False,
+    ),
+    Entry(
+        "resnet-b", "weathered.tricks.resnet_variants:ResNetB", "trick", (),
+        "He, CVPR 2019", "Residual branches halve in their 3x3 convolution.", card="bag-of-tricks",
+        claimed=False,
+    ),
+    Entry(
+        "resnet-c", "weathered.tricks.resnet_variants:ResNetC", "trick", (),
+        "He, CVPR 2019", "ResNet-B with three 3x3 convolutions as its stem.", card="bag-of-tricks",
+        claimed=False,
+    ),
+    Entry(
+        "resnet-d", "weathered.tricks.resnet_variants:ResNetD", "trick", (),
+        "He, CVPR 2019", "ResNet-C whose shortcuts average before they halve.", card="bag-of-tricks",
+        claimed=False,
+    ),
+    Entry(
+        "bag-of-tricks", "", "bundle", (),
+        "He, CVPR 2019", "The refinements of settings, network, labels and batches that go together.",
+        parts=(
+            "linear-scaling", "warm-up", "cosine", "no-bias-decay", "zero-gamma", "resnet-d", "label-smoothing",
+            "mixup",
+        ),
+        defaults=(("alpha", 0.2),),
     ),
     Entry(
         "plain", "weathered.steppers.plain:Plain", "stepper", (),

@@ -58,6 +58,7 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
 
     A recipe with an incremental learner or a few-shot method trains on its base classes.
     """
+    recipe = recipe.applied
     if learner_of(recipe) is not None:
         splits = base_split(splits, phases_of(recipe, splits.train.num_classes))
     parts = build_parts(resolve(recipe.use), splits.train)
@@ -128,7 +129,8 @@ def train(
             return folder
         with together(run.fabric):
             if first:
-                record = {**start_record(recipe, run, folder, fingerprint), "unread": unread_data(run)}
+                notes = {"unread": unread_data(run), "idle": recipe.idle_tricks()}
+                record = {**start_record(recipe, run, folder, fingerprint), **notes}
                 folder.write_json("run.json", record)
         if first:
             record["seconds"] = _train_and_watch(run, splits, folder, recipe.hash, observer)

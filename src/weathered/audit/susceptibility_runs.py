@@ -81,7 +81,9 @@ def _losses(record: dict[str, Any]) -> Any:
 
 
 def _steps(record: dict[str, Any]) -> Any:
-    return [record["resolved"]["settings"][name] for name in ("optimizer", "lr", "schedule", "warmup")]
+    settings = record["resolved"]["settings"]
+    scaled = (settings["lr_samples"], settings["batch_size"]) if settings.get("lr_samples") else None
+    return [*(settings[name] for name in ("optimizer", "lr", "schedule", "warmup")), scaled]
 
 
 def _zeta(folder: RunFolder) -> float:

@@ -46,6 +46,10 @@ def compare(
         str | None,
         typer.Option("--with", help="More arms, each also together with each of --arms; what does not fit is named."),
     ] = None,
+    ablate: Annotated[
+        bool,
+        typer.Option("--ablate", help="Arms of several parts also run without each part, and with each part alone."),
+    ] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from 0.")] = 3,
     baseline: Annotated[str | None, typer.Option(help="The arm to compare with.")] = None,
     metric: Annotated[
@@ -71,7 +75,7 @@ def compare(
     from weathered.cli.comparing import arms_of, audits_of, compare_arms, dry_compare
 
     wanted = audits_of(audits, audit_limit)
-    named, crossing = arms_of(arms, with_), with_ is not None
+    named, crossing = arms_of(arms, with_, ablate), with_ is not None or ablate
     if dry_run:
         dry_compare(made, named, seeds, crossing, as_json, baseline, metric, wanted)
         return

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from weathered.arms import Arms, check_comparison, crossed, parse_arms, plan, refusals
+from weathered.arms import Arms, ablated, check_comparison, crossed, parse_arms, plan, refusals
 from weathered.audit.result import plain
 from weathered.cli.progress import counted_progress, sweep_progress
 from weathered.cli.running import command_line
@@ -23,10 +23,11 @@ from weathered.stats import interval_text
 from weathered.sweep import Launcher
 
 
-def arms_of(arms: str, others: str | None) -> Arms:
-    """The arms as written, crossed with others where there are any."""
+def arms_of(arms: str, others: str | None, ablate: bool = False) -> Arms:
+    """The arms as written, crossed with others where there are any. ablate: also without each part, and it alone."""
     named = parse_arms(arms)
-    return named if others is None else crossed(named, parse_arms(others, "--with"))
+    named = named if others is None else crossed(named, parse_arms(others, "--with"))
+    return ablated(named) if ablate else named
 
 
 def audits_of(audits: str | None, limit: int | None) -> tuple[str, ...]:
@@ -49,7 +50,7 @@ def dry_compare(
 ) -> None:
     """Print which arms fit together and why others do not; nothing is trained or written.
 
-    Raises Incompatible if an arm is refused, unless arms were crossed, where that is part of the answer.
+    Raises Incompatible if an arm is refused, unless arms were crossed or taken apart, where that is part of the answer.
     """
     _, asked = check_comparison(arms, range(seeds), baseline, metric, audits)
     refused = refusals(plan(recipe, arms, (0,)), recipe.data, asked)

@@ -35,7 +35,7 @@ def dry(recipe: Recipe, as_json: bool) -> None:
         "train": len(splits.train),
         "test": len(splits.test),
         "classes": dict(zip(splits.train.class_names, splits.train.class_counts.tolist(), strict=True)),
-        "notes": [*splits.train.notes, *unread_data(run)],
+        "notes": [*splits.train.notes, *unread_data(run), *recipe.idle_tricks()],
     }
     verdict = "compatible"
     if as_json:
@@ -59,7 +59,7 @@ def train_one(
     from lightning_fabric import Fabric
 
     strategy = "ddp" if devices * nodes > 1 else "auto"
-    precision = cast(Any, recipe.settings.precision)
+    precision = cast(Any, recipe.applied.settings.precision)
     try:
         fabric = Fabric(
             accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision
@@ -73,7 +73,7 @@ def train_one(
     if not fabric.is_global_zero:
         return
     record = folder.read_json("run.json")
-    notes = [*record["data_notes"], *unread_by_all([record])]
+    notes = [*record["data_notes"], *unread_by_all([record]), *record.get("idle", [])]
     if as_json:
         shown = {"run": str(folder.path), "results": record["results"], "notes": notes}
         if (episodes := folder.read_json("audit.json").get("few-shot")) is not None:

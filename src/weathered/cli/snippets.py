@@ -20,6 +20,7 @@ ARGUMENTS = {
     "severity": "3",
     "sigma": "0.25",
     "source": "other",
+    "teacher": "teacher",
     "temperature": "-1.0",
 }
 """What stands for a constructor argument without a default, by its name; for class counts see `_call`."""
@@ -52,6 +53,8 @@ CORRECTED = "\n".join(
 )
 HELD_OUT = "held_out, train = train.select(torch.arange(50)), train.select(torch.arange(50, len(train)))"
 OTHER = "other = Dataset.of(torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8), torch.zeros(50).long())"
+
+TEACHER = "teacher = finish(Recipe(DataOptions(limit=200), settings=Settings(epochs=1))).path  # any finished run"
 
 LOSS = """
 labels = torch.randint(10, (8,))
@@ -89,6 +92,15 @@ train, test = load_pair("digits", limit=200)
 model, probe = build_model("cnn_small", train), {part}
 fit(Run(model, train, {slot}=probe, settings=Settings(epochs=3, batch_size=50){given}))
 print(probe.metrics())  # the mean so far, and the last drop, in nats
+"""
+TRICK = """
+train, test = load_pair("digits", limit=200)
+{prepared}
+trick = {part}
+settings = trick.settings(Settings(epochs=1, batch_size=50))
+model = build_model(trick.model("resnet:depth=26,width=8,small=true"), train)
+run = fit(Run(model, train, settings=settings))
+print((run.predict(test).argmax(1) == test.labels).double().mean())
 """
 SAMPLER = """
 labels = torch.arange(10).repeat_interleave(torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20]))
@@ -159,6 +171,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reweight": (REWEIGHT, ("Target",)),
     "procedure": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "stepper": (RUN, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "trick": (TRICK, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "probe": (PROBE, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "sampler": (SAMPLER, ()),
     "set": (SET, ()),
@@ -206,6 +219,11 @@ def snippet(slug: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> st
         imports.append("from weathered.scores.extract import extract")
     if "torch." in body:
         imports.insert(0, "import torch\n")
+    if TEACHER in prepared:
+        imports += [
+            "from weathered.recipe import DataOptions, Recipe",
+            "from weathered.training import train as finish",
+        ]
     if CORRECTED in prepared:
         imports.insert(0, "from pathlib import Path\n")
     return "\n".join(imports) + "\n\n" + body + "\n"
@@ -220,6 +238,8 @@ def _prepared(entry: Entry, part: Any) -> list[str]:
         lines.append(OTHER)
     if "validation" in traits_of(part).needs and "{given}" in KINDS[entry.slot][0]:
         lines.append(HELD_OUT)
+    if "teacher" in needed:
+        lines.append(TEACHER)
     if "file" in needed:
         lines.append(CORRECTED)
     if entry.slot == "loss":

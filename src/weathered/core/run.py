@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from weathered.core import distributed
 from weathered.core.auxiliary import auxiliary_inputs, check_shapes
 from weathered.core.batch import Batch
+from weathered.core.decay import biases_and_norms
 from weathered.core.draws import weighted_rows
 from weathered.core.errors import DataError, NonFinite, SpecError, Unused
 from weathered.core.facts import check, name_of, traits_of
@@ -97,6 +98,11 @@ class Run:
             raise SpecError(
                 f"batch_size {self.settings.batch_size} must be a multiple of the {self.fabric.world_size} devices"
             )
+        if self.settings.lr_samples is not None and len(train) < self.settings.batch_size:
+            raise SpecError(
+                f"the learning rate is scaled to batch_size {self.settings.batch_size}, but {train.name} has "
+                f"{len(train)} training samples. Lower --batch-size, or leave linear-scaling out."
+            )
         self.step, self.epoch_losses = 0, torch.zeros(2, dtype=torch.float64)
         self._steps_taken = 0
         self.task_loss: Tensor | None = None
@@ -110,7 +116,8 @@ class Run:
         trained = [p for m in (self.model, *self.modules.values()) for p in m.parameters() if p.requires_grad]
         self.parameters = list(dict.fromkeys(trained))
         distributed.broadcast_weights(self.fabric, [self.model, *self.modules.values()])
-        self.optimizer = self.settings.build_optimizer(self.parameters)
+        spared = biases_and_norms([self.model, *self.modules.values()]) if self.settings.no_bias_decay else ()
+        self.optimizer = self.settings.build_optimizer(self.parameters, spared)
 
     def _place(self, module: nn.Module) -> None:
         module.to(self.device)
@@ -275,7 +282,7 @@ class Run:
             raise NonFinite(
                 f"the loss is {float(bad[0]) if len(bad) else 'not finite'}{where} at step {self.step} "
                 f"(epoch {self.epoch + 1}) with {name_of(self.procedure)}, {name_of(self.loss_part)}, transforms: "
-                f"{transforms}. Lower --lr (it is {self.settings.lr:g}) or check the data."
+                f"{transforms}. Lower --lr (it is {self.settings.peak_lr:g} at its peak) or check the data."
             )
 
     def check_used(self) -> None:

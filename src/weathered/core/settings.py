@@ -1,6 +1,7 @@
 """Settings of a run: how long, how fast, with what optimizer. Everything a method does not decide."""
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -13,12 +14,14 @@ class Settings:
     """How a run trains.
 
     epochs: passes over the training set. batch_size: over all devices together. lr: peak learning rate.
+    lr_samples: `lr` is that of a batch of so many samples, and the peak rate is in proportion to batch_size.
     optimizer: sgd, adam or adamw. momentum: of sgd, or beta1 of adam where it differs from 0.9.
     schedule: cosine to 0, step (a tenth at 1/2 and 3/4 of training), or constant. warmup: share of training with a
     linearly rising rate. evaluations: how often the test set is scored, the last epoch always included.
     precision: 32-true or bf16-mixed. channels_last: memory layout of images and convolutions.
     workers: processes that decode data which do not fit in memory. checkpoint_seconds: at least this long between
     two checkpoints, 0 for one after every step.
+    no_bias_decay: no weight decay on biases and on parameters of normalisation.
     Raises ValueError naming the field and its legal range.
     """
 
@@ -37,11 +40,15 @@ class Settings:
     channels_last: bool = False
     workers: int = 2
     checkpoint_seconds: float = 20.0
+    lr_samples: int | None = None
+    no_bias_decay: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.lr_samples is not None and self.lr_samples < 1:
+            raise ValueError(f"lr_samples must be at least 1, got {self.lr_samples}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr must be > 0 and finite, got {self.lr}")
         for name in ("weight_decay", "workers", "evaluations", "checkpoint_seconds"):
@@ -63,6 +70,11 @@ class Settings:
     def names(cls) -> tuple[str, ...]:
         return tuple(field.name for field in fields(cls))
 
+    @property
+    def peak_lr(self) -> float:
+        """The largest learning rate of training: `lr`, in proportion to the batch where `lr_samples` is given."""
+        return self.lr if self.lr_samples is None else self.lr * self.batch_size / self.lr_samples
+
     def learning_rate(self, progress: float, step: float = 0.0) -> float:
         """The learning rate at `progress` in [0, 1) of training.
 
@@ -70,18 +82,25 @@ class Settings:
         steps the first has 1/n of the full rate and the last all of it.
         """
         if progress < self.warmup:
-            return self.lr * min((progress + step) / self.warmup, 1.0)
+            return self.peak_lr * min((progress + step) / self.warmup, 1.0)
         done = (progress - self.warmup) / (1 - self.warmup)
         if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+            return self.peak_lr * 0.5 * (1 + math.cos(math.pi * done))
         if self.schedule == "step":
-            return self.lr * (1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
-        return self.lr
+            return self.peak_lr * (1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
+        return self.peak_lr
 
-    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def build_optimizer(
+        self, parameters: Sequence[nn.Parameter], undecayed: Collection[nn.Parameter] = ()
+    ) -> torch.optim.Optimizer:
+        """The optimizer of all parameters. undecayed: those of them that get no weight decay."""
+        # tensors compare by value, so they are told apart by identity
+        spared = {id(parameter) for parameter in undecayed}
+        groups = [{"params": [p for p in parameters if id(p) not in spared], "weight_decay": self.weight_decay}]
+        if spared:
+            groups.append({"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0})
+        groups = [group for group in groups if group["params"]]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(
-                parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
-            )
+            return torch.optim.SGD(groups, self.peak_lr, momentum=self.momentum, nesterov=self.nesterov)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(parameters, self.lr, betas=(self.momentum, 0.999), weight_decay=self.weight_decay)
+        return kind(groups, self.peak_lr, betas=(self.momentum, 0.999))

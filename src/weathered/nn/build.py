@@ -1,4 +1,4 @@
-"""Models by name: `cnn_small`, `mlp`, `unet` for pixels, and any timm backbone as `timm:NAME`."""
+"""Models by name: `cnn_small`, `resnet`, `mlp`, `unet` for pixels, and any timm backbone as `timm:NAME`."""
 
 from typing import Any
 
@@ -12,15 +12,16 @@ from weathered.data.dataset import Dataset
 from weathered.nn.cnn_small import CNNSmall
 from weathered.nn.mlp import MLP
 from weathered.nn.network import Network, assemble, seeded
+from weathered.nn.resnet import ResNet
 from weathered.nn.unet import UNet
 
-MODELS = {"cnn_small": CNNSmall, "mlp": MLP, "unet": UNet}
+MODELS = {"cnn_small": CNNSmall, "resnet": ResNet, "mlp": MLP, "unet": UNet}
 
 
 def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int = 0) -> Network:
     """Build and initialise the model a recipe names.
 
-    spec: `cnn_small:width=32`, `mlp:depth=3`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
+    spec: `cnn_small:width=32`, `resnet:depth=26`, `mlp:depth=3`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
     dataset: gives input shape, classes and normalisation. head: `linear` or `cosine`.
     Raises SpecError for an unknown name or option, with a suggestion.
     """
@@ -39,7 +40,7 @@ def _body(spec: str, dataset: Dataset) -> nn.Module:
     if name not in MODELS:
         raise SpecError(f"no model '{name}'.{near(name, MODELS)} There are {', '.join(MODELS)} and timm:NAME.")
     shape = dataset.inputs.shape
-    if name in ("cnn_small", "unet"):
+    if name in ("cnn_small", "resnet", "unet"):
         if not dataset.is_image:
             raise SpecError(f"{name} needs images, but the data are a table; use --model mlp.")
         given: dict[str, Any] = {"in_channels": shape[0]}

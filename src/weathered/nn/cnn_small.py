@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weathered.nn.stages import stage_numbers
+
 Norm = Literal["batch", "group", "none"]
 
 
@@ -23,17 +25,6 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 def _block(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm == "none")
     return nn.Sequential(convolution, _norm(norm, outputs), nn.ReLU())
-
-
-def _stage_numbers(indices: int | list[int] | None, stages: int) -> set[int]:
-    if isinstance(indices, int):
-        if not 1 <= indices <= stages:
-            raise ValueError(f"the last n of {stages} stages needs n in [1, {stages}], got {indices}")
-        return set(range(stages - indices, stages))
-    chosen = list(range(stages)) if indices is None else indices
-    if not chosen or not all(-stages <= i < stages for i in chosen):
-        raise ValueError(f"indices must be stages in [{-stages}, {stages - 1}], at least one, got {chosen}")
-    return {i % stages for i in chosen}
 
 
 class CNNSmall(nn.Module):
@@ -68,7 +59,7 @@ class CNNSmall(nn.Module):
         """
         if not intermediates_only:
             raise ValueError("forward_intermediates gives feature maps only, pass intermediates_only=True")
-        wanted = _stage_numbers(indices, len(self.stages))
+        wanted = stage_numbers(indices, len(self.stages))
         maps = []
         for number, stage in enumerate(self.stages[: max(wanted) + 1]):
             x = stage(x if number == 0 else F.max_pool2d(x, 2))
