@@ -15,7 +15,7 @@ from weathered.tricks.base import Trick
 
 
 class LinearScaling(Trick):
-    """`lr` is the learning rate of a batch of `samples`, and the rate of the run is in proportion to its batch.
+    """Take `lr` as the learning rate of a batch of `samples`; that of the run is in proportion to its batch.
 
     samples: at least 1. The batch is that of all devices together. Raises ValueError for other samples.
     """
