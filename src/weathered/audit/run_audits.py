@@ -17,6 +17,7 @@ from weathered.audit.ood import audit_ood
 from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.rejection import audit_model_rejection
+from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs
 from weathered.audit.result import AuditResult
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.selective import audit_selective
@@ -28,6 +29,7 @@ from weathered.data.dataset import Dataset
 from weathered.data.sources import load
 from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun
+from weathered.nn.two_towers import TwoTowers
 from weathered.scores.extract import extract, has_outlier_class
 from weathered.scores.zode import ZODE
 from weathered.training import group_audit, truth
@@ -50,18 +52,29 @@ class AuditOptions:
 Audited = Sequence[LoadedRun]
 
 
-def _test(run: LoadedRun, options: AuditOptions, pixels: bool = False) -> Dataset:
+def _test(run: LoadedRun, options: AuditOptions, pixels: bool = False, captions: bool = False) -> Dataset:
     """The test set with the labels that count, cut to the limit by random draw.
 
-    pixels: whether the audit reads masks; others are refused where there are any.
+    pixels, captions: whether the audit reads masks or captions; others are refused where the model labels pixels or
+    gives no classes.
     """
     if not pixels:
         _refuse_pixels(run)
+    if not captions:
+        _refuse_towers(run)
     test = run.splits.test.replace(labels=truth(run.splits), clean_labels=None)
     if options.limit is None or options.limit >= len(test):
         return test
     rng = generator(run.recipe.settings.seed, "audit limit")
     return test.select(torch.randperm(len(test), generator=rng)[: options.limit].sort().values)
+
+
+def _refuse_towers(run: LoadedRun) -> None:
+    if isinstance(run.model, TwoTowers):
+        raise Incompatible(
+            f"{run.folder.path}: this audit reads classes, but the model embeds images and captions. Use --audits "
+            "retrieval."
+        )
 
 
 def _refuse_pixels(run: LoadedRun) -> None:
@@ -70,6 +83,16 @@ def _refuse_pixels(run: LoadedRun) -> None:
             f"{run.folder.path}: this audit reads one label for each sample, but these data have one for each pixel. "
             "Use --audits segmentation."
         )
+
+
+def retrieval(runs: Audited, options: AuditOptions) -> AuditResult:
+    model, run = runs[0].model, runs[0]
+    if not isinstance(model, TwoTowers):
+        raise Incompatible(
+            f"{run.folder.path}: the retrieval audit needs a model of images and captions; train with --use "
+            "contrastive on data with captions."
+        )
+    return audit_retrieval(*ranks_of_pairs(model, _test(run, options, captions=True), run.run))
 
 
 def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
@@ -206,6 +229,7 @@ def certified(runs: Audited, options: AuditOptions) -> AuditResult:
 
 def labels(runs: Audited, options: AuditOptions) -> AuditResult:
     _refuse_pixels(runs[0])
+    _refuse_towers(runs[0])
     return audit_run_labels(runs[0], options.labels, options.progress)
 
 
@@ -227,6 +251,8 @@ def default_audits(run: LoadedRun) -> list[str]:
     """
     if run.splits.test.is_segmentation:
         return ["segmentation"]
+    if isinstance(run.model, TwoTowers):
+        return ["retrieval"]
     names = ["accuracy"]
     if not isinstance(run.model, AnalyticClassifier):
         names += ["calibration", "selective"]
@@ -252,4 +278,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "selective": selective,
     "groups": groups,
     "segmentation": segmentation,
+    "retrieval": retrieval,
 }

@@ -19,6 +19,9 @@ PADDING, UNKNOWN, RESERVED = 0, 1, 2
 CAPTION = "caption"
 """The column of a data set that holds captions as word ids, (N, L) int64."""
 
+NOT_NEGATIVE = "not_negative"
+"""A column (B,) of a batch: the row that is no negative of this one in a contrastive loss, its own number for none."""
+
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 

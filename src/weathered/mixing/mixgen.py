@@ -22,11 +22,8 @@ from weathered.core.batch import Batch
 from weathered.core.facts import Traits
 from weathered.core.rng import draw_beta
 from weathered.core.roles import BatchTransform
-from weathered.core.tokens import CAPTION, join_tokens, lengths_of, widened
+from weathered.core.tokens import CAPTION, NOT_NEGATIVE, join_tokens, lengths_of, widened
 from weathered.mixing.base import check_arguments, check_share
-
-NOT_NEGATIVE = "not_negative"
-"""A column (B,) of a batch: the row that is no negative of this one in a contrastive loss, its own number for none."""
 
 
 class MixGenInfo(NamedTuple):
