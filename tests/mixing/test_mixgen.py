@@ -163,7 +163,7 @@ def test_a_mean_of_words_embeds_the_joined_caption_at_the_weighted_mean():
 def test_the_part_does_to_word_ids_what_the_function_does_to_strings():
     batch, texts = pair_batch(), numbered()
     mixed = MixGen(share=1 / 3)(batch, rng())
-    images, joined, info = mixgen(batch.x, texts, NUM)
+    images, joined, _ = mixgen(batch.x, texts, NUM)
     assert torch.equal(mixed.x, images)
     assert torch.equal(mixed.extra["caption"], WordTokeniser.fit(texts).encode(joined))
     assert torch.equal(mixed.index, torch.arange(SIZE))

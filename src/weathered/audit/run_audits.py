@@ -17,8 +17,8 @@ from weathered.audit.ood import audit_ood
 from weathered.audit.ood_model import audit_model_ood, build_scores, score_values
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.rejection import audit_model_rejection
-from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs
 from weathered.audit.result import AuditResult
+from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.selective import audit_selective
 from weathered.audit.sets import audit_sets

@@ -53,8 +53,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "validation": "hold some out with --validation 0.1",
         "class_counts": "use classification data",
         "group": "name the column that holds them with --group-column",
-    "caption": "use captions:400, or name the column that holds them with --caption-column",
-    "caption_loss": "train with --use contrastive",
+        "caption": "use captions:400, or name the column that holds them with --caption-column",
+        "caption_loss": "train with --use contrastive",
         "vit_tokens": "use a timm vision transformer",
         "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }
@@ -70,8 +70,9 @@ class Traits:
     """What a part needs, breaks and calls.
 
     needs: fact -> why. breaks: fact -> how, for the parts that come after. honours: for a procedure, the slots it
-    really calls; provides: facts that it adds to those of data and model. batchwise: the part looks across the batch, so the engine gathers it over devices. per_pixel: the
-    part also works where pixels are labelled; losses that need no more than classes do without saying so.
+    really calls; provides: facts that it adds to those of data and model. batchwise: the part looks across the batch,
+    so the engine gathers it over devices. per_pixel: the part also works where pixels are labelled; losses that need no
+    more than classes do without saying so.
     evens_classes: the part alone makes up for unequal class sizes, so that a second one would do it twice.
     """
 

@@ -68,7 +68,9 @@ class WordTokeniser:
             raise ValueError(f"length must be at least 1, got {length}")
         rows = [[self._ids.get(word, UNKNOWN) for word in words_of(text)][:length] for text in texts]
         width = length or max((len(row) for row in rows), default=0)
-        return torch.tensor([row + [PADDING] * (width - len(row)) for row in rows], dtype=torch.int64).view(len(rows), width)
+        return torch.tensor([row + [PADDING] * (width - len(row)) for row in rows], dtype=torch.int64).view(
+            len(rows), width
+        )
 
     def encode_joined(
         self, first: Sequence[str], second: Sequence[str], length: int | None = None
@@ -82,9 +84,7 @@ def lengths_of(tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B"]:
     return (tokens != PADDING).sum(1)
 
 
-def join_tokens(
-    first: Int[Tensor, "B K"], second: Int[Tensor, "B M"], length: int | None = None
-) -> Int[Tensor, "B L"]:
+def join_tokens(first: Int[Tensor, "B K"], second: Int[Tensor, "B M"], length: int | None = None) -> Int[Tensor, "B L"]:
     """Captions followed by others, their padding moved to the end.
 
     length: of the result, at least 2; by default K + M, where nothing is cut. Where two captions do not fit, each keeps

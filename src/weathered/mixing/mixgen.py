@@ -62,12 +62,14 @@ def mixgen(
         raise ValueError(f"there must be one text for each of {size} images, got {len(texts)}")
     if wrong := next((i for i, text in enumerate(texts) if not isinstance(text, str)), None):
         raise ValueError(f"texts must be strings before tokenisation, got {type(texts[wrong]).__name__} at {wrong}")
-    if inplace and (drop_sources or not isinstance(texts, list)):
-        raise ValueError("inplace keeps all rows and writes into a list of texts; leave drop_sources out and pass one")
+    if inplace and drop_sources:
+        raise ValueError("inplace keeps all rows; leave drop_sources out")
     mixed = _blend(images, num, lam)
     joined = [texts[i] + sep + texts[i + num] for i in range(num)]
     info = _info(size, num, lam, drop_sources, images.device)
     if inplace:
+        if not isinstance(texts, list):
+            raise ValueError(f"inplace writes into a list of texts, got a {type(texts).__name__}")
         images[:num] = mixed
         texts[:num] = joined
         return images, texts, info

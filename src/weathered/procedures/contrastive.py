@@ -1,4 +1,4 @@
-"""Contrastive training on image-caption pairs: an image is to find its own caption in the batch, and a caption its image.
+"""Contrastive training on image-caption pairs: each image is to find its caption in the batch, and vice versa.
 
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021 (CLIP).
 S = scale * f g^T with embeddings f of images and g of captions of norm 1 and a learned scale, 1/0.07 at the start and

@@ -28,7 +28,12 @@ def parse_rows(text: str) -> tuple[str, str]:
 
 def aside(options: ReadOptions) -> frozenset[str]:
     """The columns that say something of rows and so are no features."""
-    chosen = {options.group_column, options.caption_column, options.rows and parse_rows(options.rows)[0], *options.aside}
+    chosen = {
+        options.group_column,
+        options.caption_column,
+        options.rows and parse_rows(options.rows)[0],
+        *options.aside,
+    }
     return frozenset(column for column in chosen if column)
 
 
@@ -101,7 +106,7 @@ def _captioned(dataset: Dataset, captions: Sequence[str], options: ReadOptions) 
     """Words of a test set that the training set does not hold are unknown."""
     if not dataset.is_image:
         raise DataError(f"{dataset.name}: captions belong to images, but the data are a table.")
-    kept = [captions[row] for row in dataset.rows_in_source.tolist()]
+    kept = [str(captions[row]) for row in dataset.rows_in_source.tolist()]
     empty = next((row for row, text in enumerate(kept) if not words_of(text)), None)
     if empty is not None:
         raise DataError(
@@ -137,8 +142,8 @@ def _by_number(text: str) -> tuple[int, float, str]:
 def _text_column(source: str, rest: str, column: str) -> list[str]:
     if source not in TEXT_READERS:
         raise DataError(
-            f"{source} data have no columns to choose rows, groups or captions by; csv and parquet files have, and npz files "
-            "give groups as whole numbers or text in an array 'group'."
+            f"{source} data have no columns to choose rows, groups or captions by; csv and parquet files have, and npz "
+            "files give groups as whole numbers or text in an array 'group'."
         )
     module, _, function = TEXT_READERS[source].partition(":")
     try:
