@@ -50,6 +50,11 @@ def _uses(entry: Entry) -> list[str]:
     flaw += " --model resnet:small=true" if _changes_resnet(entry) else ""
     flaw += "".join(f" --aux {name}=patches" for name in _streams(entry))
     spec = SPECS.get(entry.slug, entry.slug)
+    needs = traits_of(import_part(entry)).needs if entry.path else {}
+    if "caption" in needs:
+        host = "" if entry.slot == "procedure" else " --use contrastive"
+        lines = [f"weathered train captions:400{host} --use {_quoted(spec)}"]
+        return lines + [f"weathered compare captions:400{host} --arms plain,{_quoted(spec)} --seeds 3"] * bool(host)
     if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot", "bundle", "trick"):
         lines = [f"weathered train digits{flaw} --use {_quoted(spec)}"]
         spelled = " ".join(f"--use {_quoted(str(use))}" for use in resolve([spec]))

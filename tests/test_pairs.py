@@ -10,6 +10,7 @@ from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
+from weathered.core.tokens import RESERVED
 from weathered.data.auxiliary import load_auxiliary
 from weathered.data.prepare import Splits
 from weathered.data.sources import load
@@ -44,7 +45,14 @@ PARTS = [
     CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot")
 ]
 EPISODES = EpisodeOptions(ways=2, shots=(1,), queries=2, episodes=2, base_classes=5)
+PROCEDURES = {CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot == "procedure"}
 PHASES = (tuple(range(5)), *((label,) for label in range(5, 10)))
+
+
+def in_company(pair):
+    """The parts of a pair, with the procedure that mixgen needs where neither of them is one."""
+    specs = list(dict.fromkeys(pair))
+    return [*specs, "contrastive"] if "mixgen" in specs and not PROCEDURES & set(specs) else specs
 
 
 def build_run(specs, dataset):
@@ -82,13 +90,14 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(digits):
-    groups = {"group": torch.arange(64) % 2}
-    return digits.select(torch.arange(64)).replace(extra=groups, group_names=("even rows", "odd rows"))
+    rows = digits.select(torch.arange(64)).replace(group_names=("even rows", "odd rows"), words=tuple("abcdefghij"))
+    captions = torch.stack([rows.labels, rows.labels.flip(0)], 1) + RESERVED
+    return rows.replace(extra={"group": torch.arange(64) % 2, "caption": captions})
 
 
 @pytest.mark.parametrize("pair", list(combinations_with_replacement(PARTS, 2)), ids="+".join)
 def test_a_pair_runs_or_is_refused(pair, tiny):
-    specs = list(dict.fromkeys(pair))
+    specs = in_company(pair)
     try:
         run = build_run(specs, tiny)
     except (Incompatible, SpecError) as refusal:
@@ -119,7 +128,7 @@ def test_every_part_runs_alone_and_some_pairs_are_refused(tiny):
     refused = 0
     for specs in combinations_with_replacement(PARTS, 2):
         try:
-            build_run(list(dict.fromkeys(specs)), tiny)
+            build_run(in_company(specs), tiny)
         except (Incompatible, SpecError):
             assert specs[0] != specs[1], f"{specs[0]} is refused alone"
             refused += 1

@@ -163,7 +163,7 @@ def refusals(
             refused[name] = error
             continue
         test = prepared[key].test
-        if metric is not None and not metric.measured_on(test.is_segmentation, test.has_groups):
+        if metric is not None and not metric.measured_on(test.is_segmentation, test.has_groups, test.is_captioned):
             raise DataError(f"{first.data.train}: there is no '{metric.name}' of these data; rank by another metric.")
         try:
             build_run(first, prepared[key])

@@ -224,6 +224,10 @@ def build_parts(uses: Sequence[Use], dataset: Dataset) -> Parts:
                 f"the first phase alone. Remove {use.slug}, or train on all classes at once without {learner}."
             )
         part = build(use, dataset)
+        if learner and "caption_loss" in traits_of(part).provides:
+            raise Incompatible(
+                f"{use.slug} trains two towers without a classifier, and {learner} learns classes. Remove one of them."
+            )
         if slot in ("transform", "term"):
             slots[slot + "s"].append(part)
         else:

@@ -10,13 +10,14 @@ from weathered.core.spec import near
 SHOTS = r"[1-9]\d*-shot accuracy"
 """How the figures of episodes are called, by the number of shots."""
 
-On = Literal["all", "samples", "pixels", "groups"]
+On = Literal["all", "samples", "pixels", "groups", "captions"]
 
 
 class Metric(NamedTuple):
     """A figure of finished runs: whether more of it is better, whether it is a share in [0, 1], what it is measured on.
 
-    on: `samples` for data with one label each, `pixels` for masks, `groups` for samples in groups, or `all`.
+    on: `samples` for data with one label each, `pixels` for masks, `groups` for samples in groups, `captions` for
+    images with captions, or `all` but these.
     audit: the one that measures it, None for what every run measures itself.
     """
 
@@ -26,9 +27,15 @@ class Metric(NamedTuple):
     on: On = "all"
     audit: str | None = None
 
-    def measured_on(self, pixels: bool, groups: bool) -> bool:
-        """Whether test data with a class for each pixel, or with groups, may give it."""
-        there = {"all": True, "samples": not pixels, "pixels": pixels, "groups": groups and not pixels}
+    def measured_on(self, pixels: bool, groups: bool, captions: bool = False) -> bool:
+        """Whether test data with a class for each pixel, with groups, or with captions, may give it."""
+        there = {
+            "all": True,
+            "samples": not pixels,
+            "pixels": pixels,
+            "groups": groups and not pixels,
+            "captions": captions,
+        }
         return there[self.on]
 
 
@@ -51,6 +58,10 @@ METRICS = {
         Metric("equal opportunity gap", higher_is_better=False, on="groups"),
         Metric("last accuracy", on="samples"),
         Metric("average accuracy over phases", on="samples"),
+        Metric("image to text recall at 1", on="captions"),
+        Metric("text to image recall at 1", on="captions"),
+        Metric("image to text recall at 5", on="captions"),
+        Metric("text to image recall at 5", on="captions"),
         Metric("expected calibration error", higher_is_better=False),
         Metric("class-wise calibration error", higher_is_better=False, on="samples"),
         Metric("negative log likelihood", higher_is_better=False, share=False, on="samples"),
@@ -72,10 +83,11 @@ def metric_named(name: str) -> Metric:
 
 
 def usual_metric(found: Iterable[str]) -> Metric:
-    """What arms are ranked by when nobody says: mean IoU where it was measured, as on masks, the first few-shot
-    accuracy where there are episodes, otherwise accuracy.
+    """What arms are ranked by when nobody says: mean IoU on masks, the first few-shot accuracy of episodes, recall of
+    captions at 1 where arms were trained on captions, otherwise accuracy.
     """
     found = list(found)
     if few := [name for name in found if re.fullmatch(SHOTS, name)]:
         return metric_named(few[0])
-    return METRICS["mean IoU" if "mean IoU" in found else "accuracy"]
+    first = ("mean IoU", "image to text recall at 1")
+    return METRICS[next((name for name in first if name in found), "accuracy")]

@@ -27,7 +27,7 @@ def parse_fold(text: str) -> tuple[int, int]:
 EPISODES = ("ways", "shots", "queries", "episodes")
 """Options of the episodes of few-shot methods, with the defaults of `EpisodeOptions`."""
 
-LATER = ("group_column", "mask_column", "ignore_label", "rows", "test_rows")
+LATER = ("group_column", "caption_column", "mask_column", "ignore_label", "rows", "test_rows")
 """Options that count only where they are given, so that runs from before there were any keep their names."""
 
 
@@ -44,8 +44,9 @@ class DataOptions:
     make: data makers in order, as in `symmetric:rate=0.4`. aux: data without labels for methods that use them, as in
     `ood=patches` or `ood=folder:PATH`. limit: at most this many training rows, at random.
     not_features: columns of a table that are left out. group_column: the group of each row, such as a sensitive
-    attribute or a domain; no feature. mask_column: masks in place of labels, the class of each pixel. ignore_label:
-    the value of pixels without a class, besides 255. rows, test_rows: those where a column has a value, as in
+    attribute or a domain; no feature. caption_column: the caption of each image, in words. mask_column: masks in place
+    of labels, the class of each pixel. ignore_label: the value of pixels without a class, besides 255.
+    rows, test_rows: those where a column has a value, as in
     `split=train`; test_rows without `test` are rows of the same file.
     skip_bad: drop unreadable images and count them. image_size: resize to this many pixels.
     fold: as in `2/5`, one of so many stratified parts of the training set takes the place of the test set, counted
@@ -63,6 +64,7 @@ class DataOptions:
     clean_column: str | None = None
     not_features: tuple[str, ...] = ()
     group_column: str | None = None
+    caption_column: str | None = None
     mask_column: str | None = None
     ignore_label: int | None = None
     rows: str | None = None

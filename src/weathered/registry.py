@@ -180,6 +180,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Qin, arXiv 2020", "Paste a whole small copy of another image; labels by the share of pixels.",
     ),
     Entry(
+        "mixgen", "weathered.mixing.mixgen:MixGen", "transform", (MIX,),
+        "Hao, WACV 2023 Workshops", "Blend the images of two pairs and join their captions.",
+    ),
+    Entry(
         "one-of", "weathered.mixing.one_of:OneOf", "transform", (MIX,),
         "textbook", "One of several transforms for each batch, drawn by weight.",
     ),
@@ -285,6 +289,11 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "cnc-ood", "weathered.procedures.cnc_ood:CnC", "procedure", (OOD,),
         "Hebbalaguppe, ECML-PKDD 2022", "One more class, of outliers made by CutMix and a corruption.",
+    ),
+    Entry(
+        "contrastive", "weathered.procedures.contrastive:Contrastive", "procedure", (),
+        "Radford, ICML 2021", "Images and captions are embedded so that those of a pair lie close together.",
+        card="mixgen", claimed=False,
     ),
     Entry(
         "area-under-margin", "weathered.terms.area_under_margin:AreaUnderMargin", "term", (NOISE,),

@@ -18,6 +18,7 @@ from weathered.audit.calibration import audit_calibration
 from weathered.audit.groups import audit_groups
 from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
+from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs, recall_at
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.core.checkpoint import newest_checkpoint, save_checkpoint, save_weights
 from weathered.core.distributed import any_process, together
@@ -43,6 +44,7 @@ from weathered.incremental.recipe_run import (
     phases_of,
 )
 from weathered.nn.build import build_model
+from weathered.nn.two_towers import TwoTowers
 from weathered.recipe import Recipe
 from weathered.run_record import alone, check_same_data, same_threads, start_record
 from weathered.scores.extract import has_outlier_class
@@ -162,7 +164,7 @@ def _train_and_watch(
         line: dict[str, Any] = {"step": run.step, "epoch": run.epoch, "train_loss": loss}
         line |= {name: value for part in parts_of(run) for name, value in part.metrics().items()}
         if run.epoch in marks or run.epoch == epochs:
-            line["test_accuracy"] = _test_accuracy(run, splits)
+            line |= _test_figure(run, splits)
         folder.append_metrics({**line, "seconds": before + time.monotonic() - begun})
 
     fit(run, folder=folder.checkpoints, recipe_hash=recipe_hash, observer=observer, after_epoch=after_epoch)
@@ -174,6 +176,14 @@ def group_audit(logits: Tensor, test: Dataset, train: Dataset) -> AuditResult:
     names = test.names_of_groups
     trained = torch.bincount(train.extra["group"], minlength=len(names)) if "group" in train.extra else None
     return audit_groups(logits, test.labels, test.extra["group"], names, test.class_names, trained)
+
+
+def _test_figure(run: Run, splits: Splits) -> dict[str, float]:
+    """What a run is followed by: accuracy, or the recall of captions at 1 of two towers."""
+    predictor = run.procedure.predictor(run)
+    if isinstance(predictor, TwoTowers):
+        return {"test_recall_at_1": recall_at(ranks_of_pairs(predictor, splits.test, run)[0], 1).value}
+    return {"test_accuracy": _test_accuracy(run, splits)}
 
 
 def _test_accuracy(run: Run, splits: Splits) -> float:
@@ -204,6 +214,9 @@ def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, recor
         audits.append(few_shot_audit(outcome, options, splits.novel[0].num_classes))
     if splits.train.is_segmentation:
         _conclude_segmentation(run, splits, folder, record, predictor)
+        return
+    if isinstance(predictor, TwoTowers):
+        _conclude_retrieval(run, splits, folder, record, predictor)
         return
     logits = [run.test_logits(predict_logits(predictor, data, run=run)) for data in (splits.train, splits.test)]
     audits += standard_audits(logits[1], splits)[: 1 if learner is not None else None]
@@ -237,6 +250,27 @@ def _conclude_segmentation(
         for column, values in rows.items():
             columns.setdefault(column, []).append(values)
     _write(folder, record, [audit], {name: np.concatenate(parts) for name, parts in columns.items()}, predictor)
+
+
+def _conclude_retrieval(
+    run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], predictor: TwoTowers
+) -> None:
+    """Ranks are among the pairs of the same split."""
+    columns: dict[str, list[np.ndarray]] = {}
+    audits: list[AuditResult] = []
+    for name, dataset in (("train", splits.train), ("test", splits.test)):
+        ranks = ranks_of_pairs(predictor, dataset, run)
+        audits = [audit_retrieval(*ranks)]
+        rows = {
+            "split": np.full(len(dataset), name),
+            "index": np.arange(len(dataset)),
+            "label": dataset.labels.numpy(),
+            "rank_of_caption": ranks[0].numpy(),
+            "rank_of_image": ranks[1].numpy(),
+        }
+        for column, values in rows.items():
+            columns.setdefault(column, []).append(values)
+    _write(folder, record, audits, {name: np.concatenate(parts) for name, parts in columns.items()}, predictor)
 
 
 def _write(

@@ -24,5 +24,6 @@ def test_tensors_instead_of_a_batch_and_a_generator_are_one_sentence(entry):
     for arguments in ((x, y), (Batch.of(x, y), y), (x, torch.Generator()), (Batch.of(x, y), None)):
         with pytest.raises(TypeError, match=rf"{entry.class_name} takes a Batch .* call it with Batch.of\(x, y\) and"):
             part(*arguments)
-    assert len(part(Batch.of(x, y), torch.Generator().manual_seed(0))) == 4
+    captioned = Batch.of(x, y).replace(extra={"caption": torch.full((4, 2), 2)})
+    assert len(part(captioned, torch.Generator().manual_seed(0))) == 4
     assert torch.equal(torch.get_rng_state(), before)

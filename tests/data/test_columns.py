@@ -103,7 +103,7 @@ def test_what_is_missing_is_named(path):
 
 
 def test_sources_without_columns_are_refused():
-    with pytest.raises(DataError, match="have no columns to choose rows or groups by"):
+    with pytest.raises(DataError, match="have no columns to choose rows, groups or captions by"):
         load("digits", group_column="site")
 
 

@@ -10,6 +10,7 @@ from weathered.assemble import build, build_parts, resolve
 from weathered.core.run import Run
 from weathered.data.auxiliary import load_auxiliary, split_spec
 from weathered.data.dataset import Dataset
+from weathered.data.sources import load
 from weathered.nn.build import build_model
 from weathered.recipe import Recipe
 from weathered.registry import TABLE
@@ -39,7 +40,7 @@ def test_each_claim_has_a_recipe_and_each_recipe_a_method():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_recipes_resolve_and_their_parts_fit_together(path, images, pixels):
     recipe = Recipe.from_file(path)
-    images = pixels if recipe.data.mask_column else images
+    images = pixels if recipe.data.mask_column else load("captions:40") if recipe.data.caption_column else images
     for use in resolve(recipe.data.make):
         assert use.entry.slot == "maker"
         build(use)

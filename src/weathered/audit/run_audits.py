@@ -18,6 +18,7 @@ from weathered.audit.ood_model import audit_model_ood, build_scores, score_value
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
+from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.selective import audit_selective
 from weathered.audit.sets import audit_sets
@@ -28,6 +29,7 @@ from weathered.data.dataset import Dataset
 from weathered.data.sources import load
 from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun
+from weathered.nn.two_towers import TwoTowers
 from weathered.scores.extract import extract, has_outlier_class
 from weathered.scores.zode import ZODE
 from weathered.training import group_audit, truth
@@ -52,18 +54,30 @@ class AuditOptions:
 Audited = Sequence[LoadedRun]
 
 
-def _test(run: LoadedRun, options: AuditOptions, pixels: bool = False) -> Dataset:
+def _test(run: LoadedRun, options: AuditOptions, pixels: bool = False, captions: bool = False) -> Dataset:
     """The test set with the labels that count, cut to the limit by random draw.
 
-    pixels: whether the audit reads masks; others are refused where there are any.
+    pixels, captions: whether the audit reads masks or captions; others are refused where the model labels pixels or
+    gives no classes.
     """
     if not pixels:
         refuse_pixels(run)
+    if not captions:
+        refuse_towers(run)
     test = run.splits.test.replace(labels=truth(run.splits), clean_labels=None)
     if options.limit is None or options.limit >= len(test):
         return test
     rng = generator(run.recipe.settings.seed, "audit limit")
     return test.select(torch.randperm(len(test), generator=rng)[: options.limit].sort().values)
+
+
+def refuse_towers(run: LoadedRun) -> None:
+    """Raise Incompatible for a model without classes."""
+    if isinstance(run.model, TwoTowers):
+        raise Incompatible(
+            f"{run.folder.path}: this audit reads classes, but the model embeds images and captions. Use --audits "
+            "retrieval."
+        )
 
 
 def refuse_pixels(run: LoadedRun) -> None:
@@ -73,6 +87,16 @@ def refuse_pixels(run: LoadedRun) -> None:
             f"{run.folder.path}: this audit reads one label for each sample, but these data have one for each pixel. "
             "Use --audits segmentation."
         )
+
+
+def retrieval(runs: Audited, options: AuditOptions) -> AuditResult:
+    model, run = runs[0].model, runs[0]
+    if not isinstance(model, TwoTowers):
+        raise Incompatible(
+            f"{run.folder.path}: the retrieval audit needs a model of images and captions; train with --use "
+            "contrastive on data with captions."
+        )
+    return audit_retrieval(*ranks_of_pairs(model, _test(run, options, captions=True), run.run))
 
 
 def accuracy(runs: Audited, options: AuditOptions) -> AuditResult:
@@ -210,6 +234,7 @@ def certified(runs: Audited, options: AuditOptions) -> AuditResult:
 
 def labels(runs: Audited, options: AuditOptions) -> AuditResult:
     refuse_pixels(runs[0])
+    refuse_towers(runs[0])
     return audit_run_labels(runs[0], options.labels, options.progress)
 
 
@@ -231,6 +256,8 @@ def default_audits(run: LoadedRun) -> list[str]:
     """
     if run.splits.test.is_segmentation:
         return ["segmentation"]
+    if isinstance(run.model, TwoTowers):
+        return ["retrieval"]
     names = ["accuracy"]
     if not isinstance(run.model, AnalyticClassifier):
         names += ["calibration", "selective"]
@@ -256,4 +283,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "selective": selective,
     "groups": groups,
     "segmentation": segmentation,
+    "retrieval": retrieval,
 }

@@ -42,6 +42,9 @@ class RecipeOptions:
     group_column: Annotated[
         str | None, typer.Option(help="A column with the group of each row, for audits and group losses.")
     ] = None
+    caption_column: Annotated[
+        str | None, typer.Option(help="A column with the caption of each image, for contrastive training.")
+    ] = None
     mask_column: Annotated[
         str | None, typer.Option(help="A column of masks: the class of each pixel, in place of labels.")
     ] = None

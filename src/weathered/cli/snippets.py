@@ -165,6 +165,23 @@ certificate = {part}.certify(model, images, torch.Generator().manual_seed(0))
 print(certificate.labels, certificate.radii)
 """
 
+PAIRS = """
+pairs, rows = load("captions:8"), torch.arange(8)
+batch = Batch(pairs.floats(rows), Target.hard(pairs.labels), rows, pairs.extra)
+mixed = {part}(batch, torch.Generator().manual_seed(0))
+print(mixed.extra["caption"][:2])  # two joined captions, as word ids
+"""
+TOWERS = """
+train, test = load_pair("captions:60")
+model, settings = build_model("cnn_small", train), Settings(epochs=1, batch_size=15, optimizer="adamw", lr=2e-3)
+run = Run(model, train, {slot}={part}, settings=settings)
+while run.step < run.total_steps:
+    fit(run, max_steps=1)  # do what you like between the steps
+towers = run.procedure.predictor(run).eval()
+images, captions = run.predict(test), towers.embed_captions(test.extra["caption"])
+print((images @ captions.T).argmax(1))  # the closest caption of each image
+"""
+
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "loss": (LOSS, ()),
     "transform": (TRANSFORM, ("Batch",)),
@@ -186,6 +203,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Slot -> the lines, and the names that they take from the package besides the method's own."""
 
 OF_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mixgen": (PAIRS, ("Batch", "Target", "load")),
+    "contrastive": (TOWERS, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "outlier-class": (OUTLIER_SCORE, ("CnC", "Run", "Settings", "build_model", "fit", "load_pair")),
 }
 """Methods whose lines are not those of their slot."""

@@ -19,6 +19,8 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "class_counts": "the number of training samples of each class is known",
         "index": "each sample has a row number that is stable over epochs",
         "mask": "each pixel of an image has a label",
+        "caption": "each image has a caption, as word ids",
+        "caption_loss": "the procedure learns from captions",
         "group": "each sample belongs to a group, such as a sensitive attribute or a domain",
         "features": "the model offers forward_features, forward_head and get_classifier",
         "stage_features": "the model offers the feature maps of its inner stages",
@@ -51,6 +53,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "validation": "hold some out with --validation 0.1",
         "class_counts": "use classification data",
         "group": "name the column that holds them with --group-column",
+        "caption": "use captions:400, or name the column that holds them with --caption-column",
+        "caption_loss": "train with --use contrastive",
         "vit_tokens": "use a timm vision transformer",
         "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }
@@ -66,20 +70,22 @@ class Traits:
     """What a part needs, breaks and calls.
 
     needs: fact -> why. breaks: fact -> how, for the parts that come after. honours: for a procedure, the slots it
-    really calls. batchwise: the part looks across the batch, so the engine gathers it over devices. per_pixel: the
-    part also works where pixels are labelled; losses that need no more than classes do without saying so.
+    really calls; provides: facts that it adds to those of data and model. batchwise: the part looks across the batch,
+    so the engine gathers it over devices. per_pixel: the part also works where pixels are labelled; losses that need no
+    more than classes do without saying so.
     evens_classes: the part alone makes up for unequal class sizes, so that a second one would do it twice.
     """
 
     needs: Mapping[str, str] = field(default_factory=dict)
     breaks: Mapping[str, str] = field(default_factory=dict)
     honours: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
     batchwise: bool = False
     per_pixel: bool = False
     evens_classes: bool = False
 
     def __post_init__(self) -> None:
-        for fact in (*self.needs, *self.breaks):
+        for fact in (*self.needs, *self.breaks, *self.provides):
             if not _known(fact):
                 raise ValueError(f"unknown fact '{fact}', the facts are: {', '.join(FACTS)}")
         for slot in self.honours:
@@ -109,7 +115,7 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
     Warns of parts that each make up for unequal class sizes.
     Raises Incompatible, naming the parts, the reason and a way out.
     """
-    provided = set(facts)
+    provided = set(facts) | traits_of(procedure).provides
     honours = traits_of(procedure).honours
     broken: dict[str, tuple[object, str]] = {}
     ordered = sorted([*parts, ("procedure", procedure)], key=lambda item: SLOTS.index(item[0]))

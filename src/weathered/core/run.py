@@ -89,7 +89,9 @@ class Run:
             # the engine calls it, whatever the procedure honours, so its needs alone are checked
             check(self.facts, (), probe)
             self.parts.append(("probe", probe))
-        if len(train) < 2 or train.num_classes < 2:
+        # captions are learned from without classes
+        least = 1 if "caption_loss" in traits_of(self.procedure).provides else 2
+        if len(train) < 2 or train.num_classes < least:
             raise DataError(
                 f"{train.name}: training needs 2 samples of 2 classes, got {len(train)} of {train.num_classes}."
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weathered.core.errors import DataError
 from weathered.core.pixels import IGNORE, MASK, check_masks, main_labels, pixel_counts
+from weathered.core.tokens import CAPTION, RESERVED
 
 
 class Inputs(Protocol):
@@ -74,8 +75,9 @@ class Dataset:
 
     inputs: N inputs. labels (N,) int64 in [0, len(class_names)). clean_labels (N,) int64 or None: true labels,
     used for scoring only, -1 where no class is right (open-set images). extra: named columns, (N, ...) each; `mask`
-    (N, H, W) uint8 holds the classes of pixels, 255 for none, and `group` (N,) int64 the group of each sample.
-    group_names: how groups are called, in the order of their numbers.
+    (N, H, W) uint8 holds the classes of pixels, 255 for none, `group` (N,) int64 the group of each sample, and
+    `caption` (N, L) int64 the words of its caption, see `core.tokens`.
+    group_names: how groups are called, in the order of their numbers. words: the vocabulary of captions.
     notes: what was done to the data, one sentence each. source_rows (N,) int64 or None: the number of each row in
     the source it was read from. Raises DataError where lengths or labels do not fit.
     """
@@ -89,6 +91,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     source_rows: Int[Tensor, "N"] | None = None
     group_names: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         size, classes = len(self.inputs), len(self.class_names)
@@ -119,11 +122,21 @@ class Dataset:
             if self.group_names and not 0 <= lowest <= highest < len(self.group_names):
                 limit = f"[0, {len(self.group_names) - 1}]"
                 raise DataError(f"{self.name}: groups must be in {limit}, got {lowest} to {highest}.")
+        if self.is_captioned:
+            self._check_captions()
         if self.is_segmentation:
             shape = self.inputs.shape
             wrong = check_masks(self.extra[MASK], *shape[-2:], classes) if len(shape) == 3 else "masks need images"
             if wrong:
                 raise DataError(f"{self.name}: {wrong}.")
+
+    def _check_captions(self) -> None:
+        captions, most = self.extra[CAPTION], len(self.words) + RESERVED - 1
+        if captions.ndim != 2 or captions.dtype != torch.int64:
+            raise DataError(f"{self.name}: captions must be (N, L) int64, got {tuple(captions.shape)}.")
+        lowest, highest = (int(end) for end in captions.aminmax()) if captions.numel() else (0, 0)
+        if lowest < 0 or highest > most:
+            raise DataError(f"{self.name}: word ids must be in [0, {most}], got {lowest} to {highest}.")
 
     @classmethod
     def of(
@@ -177,6 +190,11 @@ class Dataset:
         return MASK in self.extra
 
     @property
+    def is_captioned(self) -> bool:
+        """Whether each input has a caption whose words are known."""
+        return CAPTION in self.extra and bool(self.words)
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
@@ -224,6 +242,7 @@ class Dataset:
         kind = {"image", "range01", "uniform_pixels"} if self.is_image else {"table"}
         group = {"group"} if "group" in self.extra else set()
         kind |= {"mask"} if self.is_segmentation else set()
+        kind |= {"caption"} if self.is_captioned else set()
         return {*kind, *group, "hard_target", "num_classes", "class_counts", "index"}
 
     def replace(self, **changes: Any) -> "Dataset":

@@ -55,6 +55,7 @@ def prepare(recipe: Recipe) -> Splits:
         seed=seed,
         not_features=options.not_features,
         group_column=options.group_column,
+        caption_column=options.caption_column,
         mask_column=options.mask_column,
         ignore_label=options.ignore_label,
         rows=options.rows,
@@ -81,7 +82,7 @@ def prepare(recipe: Recipe) -> Splits:
     if test.is_segmentation and not bool(test.class_counts.any()):
         raise DataError(f"{test.name}: no pixel of the test masks has a class; 255 marks those without one.")
     counts = train.class_counts
-    if int((counts > 0).sum()) < 2:
+    if int((counts > 0).sum()) < 2 and not train.is_captioned:
         raise DataError(
             f"{train.name}: training needs at least two classes with samples, found {int((counts > 0).sum())}."
         )

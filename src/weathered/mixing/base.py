@@ -95,6 +95,7 @@ def pasting_traits(what: str, area: str) -> Traits:
         needs={"image": what, "uniform_pixels": f"labels are mixed by the area of the {area}"},
         breaks={
             "hard_target": "turns labels into mixtures",
+            "caption": "mixes images, but not their captions",
             "uniform_pixels": "makes the mixture of labels vary over the image",
         },
     )

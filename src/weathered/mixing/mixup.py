@@ -36,7 +36,9 @@ class MixUp(BatchTransform):
     Index and extra columns stay those of the own sample. Draws from a CPU generator.
     """
 
-    traits = Traits(breaks={"hard_target": "turns labels into mixtures"})
+    traits = Traits(
+        breaks={"hard_target": "turns labels into mixtures", "caption": "mixes images, but not their captions"}
+    )
 
     def __init__(
         self, alpha: float = 1.0, probability: float = 1.0, per_sample: bool = False, keep_dominant: bool = False

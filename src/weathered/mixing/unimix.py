@@ -69,7 +69,7 @@ class UniMix(BatchTransform):
             "class_counts": "partners and shares come from the counts",
             "hard_target": "reads the count of each sample's one given label",
         },
-        breaks={"hard_target": "turns labels into mixtures"},
+        breaks={"hard_target": "turns labels into mixtures", "caption": "mixes images, but not their captions"},
     )
 
     def __init__(self, class_counts: ClassCounts, alpha: float = 0.8, tau: float = -0.5):

@@ -10,6 +10,7 @@ import torch
 
 from weathered.core.errors import DataError
 from weathered.core.spec import near
+from weathered.core.tokens import CAPTION, WordTokeniser, words_of
 from weathered.data.dataset import Dataset
 from weathered.data.labels import MissingColumn
 from weathered.data.sources.options import ReadOptions, of_chosen
@@ -27,7 +28,12 @@ def parse_rows(text: str) -> tuple[str, str]:
 
 def aside(options: ReadOptions) -> frozenset[str]:
     """The columns that say something of rows and so are no features."""
-    chosen = {options.group_column, options.rows and parse_rows(options.rows)[0], *options.aside}
+    chosen = {
+        options.group_column,
+        options.caption_column,
+        options.rows and parse_rows(options.rows)[0],
+        *options.aside,
+    }
     return frozenset(column for column in chosen if column)
 
 
@@ -50,12 +56,21 @@ def groups_of(source: str, rest: str, options: ReadOptions) -> list[str] | None:
     return None if options.group_column is None else _text_column(source, rest, options.group_column)
 
 
-def with_columns(dataset: Dataset, groups: list[str] | None, options: ReadOptions) -> Dataset:
-    """The data set with `group` and `group_names` from the groups, and only the rows that were asked for.
+def captions_of(source: str, rest: str, options: ReadOptions) -> list[str] | None:
+    """The caption of each row, None without a caption column. Raises DataError for a column that is not there."""
+    return None if options.caption_column is None else _text_column(source, rest, options.caption_column)
+
+
+def with_columns(
+    dataset: Dataset, groups: list[str] | None, captions: list[str] | None, options: ReadOptions
+) -> Dataset:
+    """The data set with `group` and `group_names` from the groups, captions as word ids, and the rows asked for.
 
     Groups are numbered in sorted order of their names, numbers before text; those of the training set keep theirs.
-    Raises DataError for a group that is missing.
+    Words get their ids the same way. Raises DataError for a group or a caption that is missing.
     """
+    if captions is not None:
+        dataset = _captioned(dataset, of_chosen(captions, options), options)
     if groups is not None:
         values = of_chosen(groups, options)
         empty = next((row for row, value in enumerate(values) if not value), None)
@@ -80,6 +95,25 @@ def with_groups(dataset: Dataset, values: Sequence[str], known: tuple[str, ...])
     codes = {name: code for code, name in enumerate(names)}
     numbers = torch.tensor([codes[value] for value in values], dtype=torch.int64)
     return dataset.replace(extra={**dataset.extra, "group": numbers}, group_names=names)
+
+
+def with_captions(dataset: Dataset, captions: Sequence[str], tokeniser: WordTokeniser) -> Dataset:
+    """The data set with its captions as word ids, and the words."""
+    return dataset.replace(extra={**dataset.extra, CAPTION: tokeniser.encode(captions)}, words=tokeniser.words)
+
+
+def _captioned(dataset: Dataset, captions: Sequence[str], options: ReadOptions) -> Dataset:
+    """Words of a test set that the training set does not hold are unknown."""
+    if not dataset.is_image:
+        raise DataError(f"{dataset.name}: captions belong to images, but the data are a table.")
+    kept = [str(captions[row]) for row in dataset.rows_in_source.tolist()]
+    empty = next((row for row, text in enumerate(kept) if not words_of(text)), None)
+    if empty is not None:
+        raise DataError(
+            f"{dataset.name}: the caption in column '{options.caption_column}' has no word in row "
+            f"{int(dataset.rows_in_source[empty])}; fill it in, or drop the row."
+        )
+    return with_captions(dataset, kept, WordTokeniser(options.words) if options.words else WordTokeniser.fit(kept))
 
 
 def _numbered(dataset: Dataset, known: tuple[str, ...]) -> Dataset:
@@ -108,8 +142,8 @@ def _by_number(text: str) -> tuple[int, float, str]:
 def _text_column(source: str, rest: str, column: str) -> list[str]:
     if source not in TEXT_READERS:
         raise DataError(
-            f"{source} data have no columns to choose rows or groups by; csv and parquet files have, and npz files "
-            "give groups as whole numbers or text in an array 'group'."
+            f"{source} data have no columns to choose rows, groups or captions by; csv and parquet files have, and npz "
+            "files give groups as whole numbers or text in an array 'group'."
         )
     module, _, function = TEXT_READERS[source].partition(":")
     try:

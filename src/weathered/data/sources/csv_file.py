@@ -4,14 +4,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.encoded import FileImages
-from weathered.data.labels import DEFAULT_COLUMNS, choose_column
-from weathered.data.sources.arrow import coded_columns, read_extra, read_labels, table_dataset
+from weathered.data.labels import DEFAULT_COLUMNS, MissingColumn, choose_column
+from weathered.data.sources.arrow import Labels, coded_columns, read_extra, read_labels, table_dataset
 from weathered.data.sources.columns import as_texts
 from weathered.data.sources.csv_table import headers, is_text, read_table, refuse_broken_lines
 from weathered.data.sources.options import ReadOptions, existing_file, lies_below
@@ -25,7 +27,7 @@ def read_csv(rest: str, options: ReadOptions) -> Dataset:
 
     The first row names the columns; they are separated by commas, semicolons or tabs, the text is UTF-8. Image paths
     are relative to the file's folder; absolute ones and ones that lead out of it, also by a link, are refused. Rows
-    in messages count from 0 after the header.
+    in messages count from 0 after the header. Images with captions need no labels.
     Raises DataError for a file that is no table, a missing label, a feature that is no number or missing.
     """
     path = existing_file(rest, "csv")
@@ -43,7 +45,7 @@ def read_csv(rest: str, options: ReadOptions) -> Dataset:
                 "tabs."
             )
         return table_dataset(table, {}, options, str(path), path.stem)
-    labels = read_labels(table, [c for c in columns if c != image], {}, options, str(path))
+    labels = _labels_or_none(table, [c for c in columns if c not in (image, options.caption_column)], options, path)
     refuse_broken_lines(table, [image, *sorted(labels.used)], path)
     files = FileImages(path.parent, inside(path.parent, table[image].to_pylist(), str(path)))
     return Dataset(
@@ -54,6 +56,16 @@ def read_csv(rest: str, options: ReadOptions) -> Dataset:
         clean_labels=labels.clean,
         extra=read_extra(table, [c for c in columns if c != image and c not in labels.used]),
     )
+
+
+def _labels_or_none(table: pa.Table, columns: Sequence[str], options: ReadOptions, path: Path) -> Labels:
+    """The labels; where images have captions and no label column is named or found, all are of the class 'image'."""
+    try:
+        return read_labels(table, columns, {}, options, str(path))
+    except MissingColumn:
+        if options.caption_column is None or options.label_column or options.clean_column:
+            raise
+        return Labels(torch.zeros(table.num_rows, dtype=torch.int64), None, ("image",), set())
 
 
 def read_label_columns(rest: str, columns: Sequence[str], class_names: tuple[str, ...]) -> Int[Tensor, "N M"]:

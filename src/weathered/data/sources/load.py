@@ -16,7 +16,7 @@ from weathered.data.dataset import Dataset, MemoryInputs
 from weathered.data.images import Layout
 from weathered.data.labels import MissingColumn
 from weathered.data.resize import resized
-from weathered.data.sources.columns import aside, chosen_rows, groups_of, with_columns
+from weathered.data.sources.columns import aside, captions_of, chosen_rows, groups_of, with_columns
 from weathered.data.sources.folder import class_folders
 from weathered.data.sources.options import ReadOptions, user_path
 from weathered.data.sources.tables import TableInputs, same_columns
@@ -36,6 +36,7 @@ READERS = {
     "hf": "hugging_face:read_hugging_face",
     "segmentation": "segmentation:read_segmentation",
     "shapes": "shapes:read_shapes",
+    "captions": "captions:read_captions",
 }
 """Source -> module and function, imported when asked for."""
 
@@ -48,6 +49,7 @@ def load(
     mask_column: str | None = None,
     ignore_label: int | None = None,
     group_column: str | None = None,
+    caption_column: str | None = None,
     rows: str | None = None,
     skip_bad: bool = False,
     root: Path | None = None,
@@ -60,13 +62,14 @@ def load(
 ) -> Dataset:
     """Read a data set. spec: `name[:rest]` or a path: digits, folder:PATH, csv:PATH, parquet:PATH, npz:PATH[:PART],
     torchvision:NAME[:test], hf:NAME[@CONFIG][:SPLIT], images:PATH (all images below a folder, without classes),
-    segmentation:PATH (folders images and masks), shapes:N (generated images with masks).
+    segmentation:PATH (folders images and masks), shapes:N (generated images with masks), captions:N
+    (generated images with captions).
     Where parts are known and none is named, the training part.
 
     label_column: labels to use; by default label, labels, target, class or y. clean_column: becomes clean_labels.
     mask_column: masks in place of labels, the class of each pixel; ignore_label: value of pixels without a class,
     besides 255. group_column: the group of each row, as `extra["group"]` and `group_names`. rows: those where a column
-    has a value, as in split=train.
+    has a value, as in split=train. caption_column: the caption of each image, as word ids in `extra["caption"]`.
     skip_bad: drop images that cannot be read and note their number. root: folder of torchvision's files.
     image_size: resize to this square, in pixels; without it all images must have one size.
     limit: at most this many rows, uniform over all rows without regard to classes, drawn from (seed, "limit"),
@@ -77,6 +80,7 @@ def load(
     options = ReadOptions(
         label_column, clean_column, class_names, image_size, root, False, memory_limit_bytes,
         mask_column=mask_column, ignore_label=ignore_label, skip_bad=skip_bad, group_column=group_column, rows=rows,
+        caption_column=caption_column,
     )  # fmt: skip
     dataset = read_source(spec, options)
     index = None if limit is None else random_subset(len(dataset), limit, seed)
@@ -94,6 +98,7 @@ def load_pair(
     mask_column: str | None = None,
     ignore_label: int | None = None,
     group_column: str | None = None,
+    caption_column: str | None = None,
     rows: str | None = None,
     test_rows: str | None = None,
     skip_bad: bool = False,
@@ -121,6 +126,7 @@ def load_pair(
     options = ReadOptions(
         label_column, clean_column, None, image_size, root, False, memory_limit_bytes, left_out=not_features,
         mask_column=mask_column, ignore_label=ignore_label, skip_bad=skip_bad, group_column=group_column, rows=rows,
+        caption_column=caption_column,
     )  # fmt: skip
     if test_rows is not None and test_spec is None:
         if rows is None:
@@ -141,7 +147,9 @@ def load_pair(
         missing = single_rows_note(whole, held, "test set", "name a test set with --test")
     else:
         kept, held, note = torch.arange(len(whole)), None, None
-        test_options = replace(options, rows=test_rows, group_names=whole.group_names, aside=aside(options))
+        test_options = replace(
+            options, rows=test_rows, group_names=whole.group_names, aside=aside(options), words=whole.words
+        )
         test_source = _read_test(test_spec or spec, whole, test_options, test_label_column)
         if test_source.group_names:
             whole = whole.replace(group_names=test_source.group_names)
@@ -236,7 +244,8 @@ def _new_groups_note(train: Dataset, test: Dataset) -> str | None:
 
 def _require_all_classes(dataset: Dataset, index: torch.Tensor) -> None:
     counts = dataset.select(index).class_counts
-    if int((counts > 0).sum()) < 2:
+    # captions are learned from without classes
+    if int((counts > 0).sum()) < 2 and not dataset.is_captioned:
         why = (
             "all pixels that have a class have the same" if dataset.is_segmentation else "all rows have the same label"
         )
@@ -253,7 +262,7 @@ def read_source(spec: str, options: ReadOptions) -> Dataset:
     module, _, function = READERS[name].partition(":")
     reader: Reader = getattr(importlib.import_module(f"weathered.data.sources.{module}"), function)
     options = replace(options, aside=aside(options), chosen=chosen_rows(name, rest, options))
-    groups = groups_of(name, rest, options)
+    groups, captions = groups_of(name, rest, options), captions_of(name, rest, options)
     dataset = reader(rest, options)
     if not len(dataset):
         raise DataError(f"{spec}: there are no rows.")
@@ -263,7 +272,7 @@ def read_source(spec: str, options: ReadOptions) -> Dataset:
         dataset = resized(dataset, options.image_size)
     if dataset.source_rows is None:
         dataset = dataset.replace(source_rows=torch.arange(len(dataset)))
-    return with_columns(dataset, groups, options)
+    return with_columns(dataset, groups, captions, options)
 
 
 def parse_source(spec: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ class ReadOptions:
     whether images whose mask cannot be read are left out. group_column: the group of each row; group_names: of the
     training set, when a test set is read. rows: a column and its value, as in split=train, that the rows have; chosen
     (N,) bool: which those are. aside: columns that are read for something else, such as groups, and so are no features.
+    caption_column: the caption of each image; words: the vocabulary of the training set, when a test set is read.
     """
 
     label_column: str | None = None
@@ -42,6 +43,8 @@ class ReadOptions:
     rows: str | None = None
     chosen: np.ndarray | None = None
     aside: frozenset[str] = frozenset()
+    caption_column: str | None = None
+    words: tuple[str, ...] = ()
 
 
 Value = TypeVar("Value")
