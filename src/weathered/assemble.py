@@ -87,8 +87,8 @@ def resolve(specs: Sequence[str]) -> list[Use]:
 
 
 def _twice(slug: str) -> str:
-    bundle = next((entry.slug for entry in TABLE.values() if slug in entry.parts), "crt")
-    return f"{slug} is there twice, perhaps once in a bundle such as {bundle}; name it once."
+    bundle = next((entry.slug for entry in TABLE.values() if slug in entry.parts), None)
+    return f"{slug} is there twice{f', perhaps once in a bundle such as {bundle}' if bundle else ''}; name it once."
 
 
 def apply_tricks(uses: Sequence[Use], settings: Settings, model: str) -> tuple[Settings, str]:

@@ -172,5 +172,5 @@ def test_options_out_of_range_are_refused():
         Susceptibility(batch=0)
     with pytest.raises(ValueError, match="probe_lr must be >= 0 and finite, got -0.1"):
         Susceptibility(probe_lr=-0.1)
-    with pytest.raises(SpecError, match="both fill the slot 'probe'"):
+    with pytest.raises(SpecError, match="susceptibility is there twice; name it once"):
         resolve(["susceptibility", "susceptibility:batch=3"])

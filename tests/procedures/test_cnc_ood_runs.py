@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from weathered.data.augment import CropFlip
 
 from weathered.audit.ood_metrics import auroc, fpr_at_id_acceptance
+from weathered.augment.crop_flip import CropFlip
 from weathered.core.errors import DataError, Incompatible, NonFinite, SpecError
 from weathered.core.fit import fit
 from weathered.core.predict import eval_mode
