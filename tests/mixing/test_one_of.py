@@ -37,7 +37,7 @@ def test_parts_are_drawn_by_their_weights():
 def test_it_needs_and_breaks_what_any_part_does_and_takes_bytes_where_all_do():
     part = OneOf([MixUp(), CutMix()])
     assert set(part.traits.needs) == set(CutMix.traits.needs)
-    assert set(part.traits.breaks) == {"hard_target", "uniform_pixels"}
+    assert set(part.traits.breaks) == {"hard_target", "uniform_pixels", "caption"}
     assert not part.accepts_uint8
     assert OneOf([CutMix(), CutMix(per_sample=True)]).accepts_uint8
 

@@ -174,9 +174,7 @@ print(mixed.extra["caption"][:2])  # two joined captions, as word ids
 TOWERS = """
 train, test = load_pair("captions:60")
 model, settings = build_model("cnn_small", train), Settings(epochs=1, batch_size=15, optimizer="adamw", lr=2e-3)
-run = Run(model, train, {slot}={part}, settings=settings)
-while run.step < run.total_steps:
-    fit(run, max_steps=1)  # do what you like between the steps
+run = fit(Run(model, train, {slot}={part}, settings=settings))
 towers = run.procedure.predictor(run).eval()
 images, captions = run.predict(test), towers.embed_captions(test.extra["caption"])
 print((images @ captions.T).argmax(1))  # the closest caption of each image

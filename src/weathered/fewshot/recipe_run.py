@@ -18,7 +18,7 @@ from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.atomic import write_atomically
 from weathered.core.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, write_tensors
 from weathered.core.errors import Incompatible, WeatheredError
-from weathered.core.facts import check
+from weathered.core.facts import check, name_of, traits_of
 from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import derive_seed, generator
 from weathered.core.run import Run
@@ -106,6 +106,11 @@ def check_few_shot(method: TFH, run: Run) -> None:
     Raises Incompatible in one sentence.
     """
     check(run.facts, (), method)
+    if "caption_loss" in traits_of(run.procedure).provides:
+        raise Incompatible(
+            f"TFH works on the feature maps of a network that was trained to classify, but {name_of(run.procedure)} "
+            "trains on captions. Drop one of the two."
+        )
     present = int((run.train.class_counts > 0).sum())
     if present < method.ways:
         raise Incompatible(
