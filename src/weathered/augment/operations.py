@@ -23,6 +23,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from weathered.core.facts import Traits
+
 OPERATIONS = (
     *("identity", "shear x", "shear y", "translate x", "translate y", "rotate"),
     *("brightness", "colour", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
@@ -35,6 +37,15 @@ SIGNED = OPERATIONS[1:10]
 
 LEVELS = 30
 """The highest of the whole levels of strength, 0 being none."""
+
+TRAITS = Traits(
+    needs={
+        "image": "it shifts, turns and recolours images",
+        "range01": "its colours are cut to that range",
+        "uniform_pixels": "shifting a pasted image would change the share of each label",
+    }
+)
+"""Of every part that draws among the operations."""
 
 GREY = (0.2989, 0.587, 0.114)
 

@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weathered.augment.operations import LEVELS, check_images, draw, operate
+from weathered.augment.operations import LEVELS, TRAITS, check_images, draw, operate
 from weathered.core.batch import Batch
-from weathered.core.facts import Traits
 from weathered.core.roles import BatchTransform
 
 
@@ -26,13 +25,7 @@ class RandAugment(BatchTransform):
     """
 
     accepts_uint8 = True
-    traits = Traits(
-        needs={
-            "image": "it shifts, turns and recolours images",
-            "range01": "its colours are cut to that range",
-            "uniform_pixels": "shifting a pasted image would change the share of each label",
-        }
-    )
+    traits = TRAITS
 
     def __init__(self, num_ops: int = 2, magnitude: float = 9.0):
         if num_ops < 1:

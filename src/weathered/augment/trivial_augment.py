@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weathered.augment.operations import LEVELS, check_images, draw, operate
+from weathered.augment.operations import LEVELS, TRAITS, check_images, draw, operate
 from weathered.core.batch import Batch
-from weathered.core.facts import Traits
 from weathered.core.roles import BatchTransform
 
 FARTHEST = 32
@@ -30,13 +29,7 @@ class TrivialAugment(BatchTransform):
     """
 
     accepts_uint8 = True
-    traits = Traits(
-        needs={
-            "image": "it shifts, turns and recolours images",
-            "range01": "its colours are cut to that range",
-            "uniform_pixels": "shifting a pasted image would change the share of each label",
-        }
-    )
+    traits = TRAITS
 
     def draws(
         self, size: int, shape: tuple[int, int], rng: torch.Generator

@@ -2,12 +2,10 @@
 
 from typing import Literal
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weathered.nn.stages import stage_numbers
+from weathered.nn.stages import StagedNetwork
 
 Norm = Literal["batch", "group", "none"]
 
@@ -27,7 +25,7 @@ def _block(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     return nn.Sequential(convolution, _norm(norm, outputs), nn.ReLU())
 
 
-class CNNSmall(nn.Module):
+class CNNSmall(StagedNetwork):
     """Five 3x3 convolutions in three stages of (width, 2 width, 2 width) channels, halved in size between stages.
 
     x (B, in_channels, H, W) with H, W >= 4; features (B, 2 width) after global average pooling.
@@ -46,32 +44,7 @@ class CNNSmall(nn.Module):
                 nn.Sequential(_block(wide, wide, norm)),
             ]
         )
-        self.stage_names = tuple(f"stages.{number}" for number in range(len(self.stages)))
         self.num_features = wide
 
-    def forward_intermediates(
-        self, x: Tensor, indices: int | list[int] | None = None, intermediates_only: bool = True
-    ) -> list[Tensor]:
-        """The feature maps after some of the three stages, in the order of the stages; as timm's method of that name.
-
-        indices: stages from 0 to 2, or from the end as -1 to -3; a whole number n for the last n; None for all.
-        Raises ValueError for indices out of range, or if more than the maps is asked for.
-        """
-        if not intermediates_only:
-            raise ValueError("forward_intermediates gives feature maps only, pass intermediates_only=True")
-        wanted = stage_numbers(indices, len(self.stages))
-        maps = []
-        for number, stage in enumerate(self.stages[: max(wanted) + 1]):
-            x = stage(x if number == 0 else F.max_pool2d(x, 2))
-            if number in wanted:
-                maps.append(x)
-        return maps
-
-    def forward_features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return self.forward_intermediates(x, [-1])[0]
-
-    def forward_head(self, x: Float[Tensor, "B D h w"], pre_logits: bool = True) -> Float[Tensor, "B D"]:
-        return torch.mean(x, dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+    def stage_input(self, x: Tensor, number: int) -> Tensor:
+        return x if number == 0 else F.max_pool2d(x, 2)

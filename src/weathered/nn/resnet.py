@@ -15,12 +15,11 @@ With zero_gamma the last scale of each branch starts at 0, so that every block s
 
 from typing import Literal, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weathered.nn.stages import stage_numbers
+from weathered.nn.stages import StagedNetwork
 
 Variant = Literal["a", "b", "c", "d"]
 
@@ -89,7 +88,7 @@ def _stem(in_channels: int, width: int, deep: bool, small: bool) -> nn.Sequentia
     return nn.Sequential(*layers, *([] if small else [nn.MaxPool2d(3, 2, padding=1)]))
 
 
-class ResNet(nn.Module):
+class ResNet(StagedNetwork):
     """Four stages of bottleneck blocks, each after the first halved in size; see the module for the variants.
 
     x (B, in_channels, H, W); features (B, 32 width) after global average pooling.
@@ -116,7 +115,7 @@ class ResNet(nn.Module):
         if width < 2 or width % 2:
             raise ValueError(f"width must be a positive even number, got {width}")
         self.stem = _stem(in_channels, width, variant in ("c", "d"), small)
-        self.stages, channels = nn.ModuleList(), width
+        channels = width
         for number, count in enumerate(BLOCKS[depth]):
             inner, blocks = width * 2**number, nn.Sequential()
             for block in range(count):
@@ -124,7 +123,6 @@ class ResNet(nn.Module):
                 blocks.append(Bottleneck(channels, inner, stride, variant))
                 channels = EXPANSION * inner
             self.stages.append(blocks)
-        self.stage_names = tuple(f"stages.{number}" for number in range(len(self.stages)))
         self.num_features = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -132,29 +130,5 @@ class ResNet(nn.Module):
             elif isinstance(module, Bottleneck) and zero_gamma:
                 nn.init.zeros_(module.last_scale)
 
-    def forward_intermediates(
-        self, x: Tensor, indices: int | list[int] | None = None, intermediates_only: bool = True
-    ) -> list[Tensor]:
-        """The feature maps after some of the four stages, in the order of the stages; as timm's method of that name.
-
-        indices: stages from 0 to 3, or from the end as -1 to -4; a whole number n for the last n; None for all.
-        Raises ValueError for indices out of range, or if more than the maps is asked for.
-        """
-        if not intermediates_only:
-            raise ValueError("forward_intermediates gives feature maps only, pass intermediates_only=True")
-        wanted = stage_numbers(indices, len(self.stages))
-        x, maps = self.stem(x), []
-        for number, stage in enumerate(self.stages[: max(wanted) + 1]):
-            x = stage(x)
-            if number in wanted:
-                maps.append(x)
-        return maps
-
-    def forward_features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return self.forward_intermediates(x, [-1])[0]
-
-    def forward_head(self, x: Float[Tensor, "B D h w"], pre_logits: bool = True) -> Float[Tensor, "B D"]:
-        return torch.mean(x, dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+    def stage_input(self, x: Tensor, number: int) -> Tensor:
+        return self.stem(x) if number == 0 else x
