@@ -72,6 +72,7 @@ def _uses(entry: Entry) -> list[str]:
         option = FLAWS.get(entry.slug)
         return [f"weathered train digits {option} {made[option]}"] if option else []
     return {
+        "attack": [f"weathered audit runs/RUN --audits robustness --attacks {entry.slug} --epsilon 8/255 --limit 200"],
         "score": [f"weathered audit runs/RUN --audits ood --scores {entry.slug}"],
         "ensemble": ["weathered audit runs/FIRST runs/SECOND runs/THIRD --audits ood --scores energy"],
         "set": ["weathered audit runs/RUN --audits sets"],

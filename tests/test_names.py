@@ -19,8 +19,22 @@ from weathered.recipe import Recipe
 from weathered.registry import ALIASES, ENTRIES, PROBLEMS, TABLE
 
 SOURCE = Path(weathered.__file__).parent
-ROOMS = ("losses", "weighting", "augment", "mixing", "terms", "steppers", "tricks", "procedures", "scores", "certify")
-SHARED = {"difficulty", "auxiliary", "__init__", "base", "extract", "operations"}
+ROOMS = (
+    "losses",
+    "weighting",
+    "augment",
+    "mixing",
+    "terms",
+    "steppers",
+    "tricks",
+    "procedures",
+    "scores",
+    "attacks",
+    "certify",
+)
+SHARED = {
+    "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build", "trades", "attack_ensemble",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.path], ids=lambda entry: entry.slug)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from weathered.assemble import Use, entry_of, resolve
 from weathered.audit.kept import check_audits
 from weathered.core.errors import DataError, SpecError, WeatheredError
-from weathered.core.spec import parse, split_commas
+from weathered.core.spec import parse, split_specs
 from weathered.data.prepare import Splits, prepare
 from weathered.metrics import Metric, metric_named
 from weathered.recipe import DataOptions, Recipe
@@ -25,14 +25,8 @@ def parse_arms(text: str, option: str = "--arms") -> Arms:
     methods of one arm. An arm is named after its methods, with their options where two arms would share a name.
     option: where the text was given, for errors. Raises SpecError for an empty or repeated arm.
     """
-    arms: list[str] = []
-    for item in split_commas(text):
-        if arms and re.match(r"\s*\w+\s*=", item):
-            arms[-1] += "," + item
-        else:
-            arms.append(item.strip())
     named: dict[str, tuple[str, ...]] = {}
-    for arm in arms:
+    for arm in split_specs(text):
         if not arm:
             raise SpecError(f"{option} '{text}' has an empty arm; separate arms by single commas.")
         if arm in named:

@@ -420,6 +420,31 @@ ENTRIES: tuple[Entry, ...] = (
         "Xue, CVPR 2024", "Combine the scores of several models by p-values; keeps the acceptance rate.",
     ),
     Entry(
+        "fgsm", "weathered.attacks.fgsm:FGSM", "attack", (ROBUST,),
+        "Goodfellow, ICLR 2015", "One step of full length along the sign of the gradient.",
+    ),
+    Entry(
+        "pgd", "weathered.attacks.pgd:PGD", "attack", (ROBUST,),
+        "Madry, ICLR 2018", "Many small steps up the loss, each brought back into the budget.",
+    ),
+    Entry(
+        "apgd-ce", "weathered.attacks.apgd:APGDCrossEntropy", "attack", (ROBUST,),
+        "Croce, ICML 2020", "Steps with momentum up the cross entropy, whose size halves where it stops gaining.",
+    ),
+    Entry(
+        "apgd-t", "weathered.attacks.apgd:APGDTargeted", "attack", (ROBUST,),
+        "Croce, ICML 2020", "The same towards each of the likeliest wrong classes, on a ratio of logits.",
+    ),
+    Entry(
+        "square", "weathered.attacks.square:Square", "attack", (ROBUST,),
+        "Andriushchenko, ECCV 2020", "Random search by squares, which needs no gradient.",
+    ),
+    Entry(
+        "attack-ensemble", "", "attack", (ROBUST,),
+        "Croce, ICML 2020", "Both kinds of APGD, then Square: AutoAttack without its FAB.",
+        parts=("apgd-ce", "apgd-t", "square"),
+    ),
+    Entry(
         "symmetric", "weathered.data.makers.symmetric_noise:SymmetricNoise", "maker", (NOISE,),
         "textbook", "Wrong labels, uniform over the other classes.",
     ),
@@ -455,6 +480,7 @@ ALIASES = {"ce": "cross-entropy", "generalized-cross-entropy": "gce", "sce": "sy
 TRAINING_SLOTS = ("sampler", "transform", "procedure", "loss", "reweight", "term", "stepper", "probe")
 
 EXPORTS = {
+    "AttackEnsemble": "weathered.attacks.attack_ensemble:AttackEnsemble",
     "Batch": "weathered.core.batch:Batch",
     "Dataset": "weathered.data.dataset:Dataset",
     "Procedure": "weathered.core.procedure:Procedure",

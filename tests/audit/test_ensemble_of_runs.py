@@ -2,7 +2,8 @@
 
 import pytest
 
-from weathered.audit.run_audits import AuditOptions, ood
+from weathered.audit.ood_of_runs import ood
+from weathered.audit.options import AuditOptions
 from weathered.core.errors import DataError
 from weathered.loaded_run import load_run
 from weathered.recipe import DataOptions, Recipe

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weathered.audit.options import AuditOptions
 from weathered.audit.rejection import (
     ACCEPTED,
     ACCURACY,
@@ -17,7 +18,7 @@ from weathered.audit.rejection import (
     WITH_REJECTION,
     audit_rejection,
 )
-from weathered.audit.run_audits import AUDITS, AuditOptions, default_audits
+from weathered.audit.run_audits import AUDITS, default_audits
 from weathered.core.errors import Incompatible
 from weathered.core.rng import generator
 from weathered.loaded_run import load_run

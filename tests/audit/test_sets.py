@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from weathered.audit.run_audits import AUDITS, AuditOptions
+from weathered.audit.options import AuditOptions
+from weathered.audit.run_audits import AUDITS
 from weathered.audit.sets import audit_sets
 from weathered.core.rng import generator
 from weathered.core.settings import Settings

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from weathered.audit.options import AuditOptions
 from weathered.audit.over_views import OVER_VIEWS, make_audit
-from weathered.audit.run_audits import AuditOptions
 from weathered.core.errors import SpecError
 from weathered.loaded_run import load_run
 from weathered.nn.averaged_views import identity, named_views

@@ -27,6 +27,7 @@ from weathered.attacks.base import (
     Attack,
     Norm,
     Objective,
+    Passes,
     Search,
     check_count,
     cross_entropy,
@@ -169,6 +170,9 @@ class APGDCrossEntropy(Attack):
         check_count("restarts", restarts)
         self.steps, self.restarts = steps, restarts
 
+    def passes(self) -> Passes:
+        return Passes(forward=0, backward=self.restarts * (self.steps + 1))
+
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         for _ in range(self.restarts):
             if len(found.open):
@@ -199,6 +203,9 @@ class APGDTargeted(Attack):
         for name, count in (("steps", steps), ("targets", targets), ("restarts", restarts)):
             check_count(name, count)
         self.steps, self.targets, self.restarts = steps, targets, restarts
+
+    def passes(self) -> Passes:
+        return Passes(forward=0, backward=self.restarts * self.targets * (self.steps + 1))
 
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         wrong = logits.scatter(1, found.labels[:, None], -torch.inf)

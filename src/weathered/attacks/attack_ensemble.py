@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weathered.attacks.base import Attack, Search
+from weathered.attacks.base import Attack, Passes, Search
 
 
 class AttackEnsemble(Attack):
@@ -29,6 +29,10 @@ class AttackEnsemble(Attack):
         first = attacks[0]
         super().__init__(first.epsilon, first.norm, early_stop=all(attack.early_stop for attack in attacks))
         self.attacks = tuple(attacks)
+
+    def passes(self) -> Passes:
+        each = [attack.passes() for attack in self.attacks]
+        return Passes(sum(passes.forward for passes in each), sum(passes.backward for passes in each))
 
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         for attack in self.attacks:

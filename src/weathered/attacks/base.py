@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -146,17 +146,12 @@ def margin(logits: Float[Tensor, "N C"], labels: Int[Tensor, "N"]) -> Float[Tens
 def loss_and_gradient(
     model: Classifier, z: Tensor, objective: Objective
 ) -> tuple[Float[Tensor, "N"], Tensor, Float[Tensor, "N C"]]:
-    """Objective per input, its gradient in the inputs, and logits. Gradients of parameters are left alone.
-
-    Raises NonFinite where the gradient is not finite.
-    """
+    """Objective per input, its gradient in the inputs, and logits. Gradients of parameters are left alone."""
     z = z.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(z)
         loss = objective(logits)
         (gradient,) = torch.autograd.grad(loss.sum(), z)
-    if not bool(torch.isfinite(gradient).all()):
-        raise NonFinite("The gradient of the attacked model is not finite; check its weights and that logits are.")
     return loss.detach(), gradient, logits.detach()
 
 
@@ -170,6 +165,15 @@ def ascend(model: Classifier, ball: Ball, start: Tensor, objective: Objective, s
         _, gradient, _ = loss_and_gradient(model, position, objective)
         position = ball.project(position + step_size * ball.direction(gradient))
     return position
+
+
+class Passes(NamedTuple):
+    """What an attack that does not succeed costs for each input, besides one look at it."""
+
+    forward: int
+    """Questions to the model alone."""
+    backward: int
+    """Questions with a gradient."""
 
 
 class Search:
@@ -235,7 +239,8 @@ class Attack(Part):
         check_budget(epsilon, norm)
         if norm not in self.norms:
             raise ValueError(f"{type(self).__name__} works in the norm {' or '.join(self.norms)}, got '{norm}'")
-        self.epsilon, self.norm, self.early_stop = epsilon, norm, early_stop
+        self.epsilon, self.early_stop = epsilon, early_stop
+        self.norm: Norm = norm
 
     def __call__(self, model: nn.Module, x: Tensor, y: Int[Tensor, "B"], rng: torch.Generator) -> Tensor:
         """An input near each row of x that the model gets wrong, or nearly.
@@ -259,6 +264,10 @@ class Attack(Part):
             if self.epsilon > 0 and len(found.open):
                 self.search(model, found, logits, rng)
         return found.best
+
+    def passes(self) -> Passes:
+        """The most that an input may cost."""
+        raise NotImplementedError
 
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         """Look for inputs and note them in `found`. logits (B, C): of the inputs as they are."""

@@ -14,11 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weathered.attacks.base import Attack, Search, ascend, cross_entropy
+from weathered.attacks.base import Attack, Passes, Search, ascend, cross_entropy
 
 
 class FGSM(Attack):
     """One step of the length epsilon. epsilon, norm, early_stop: as in `Attack`. Draws nothing."""
+
+    def passes(self) -> Passes:
+        return Passes(forward=1, backward=1)
 
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         ball, objective = found.ball, partial(cross_entropy, labels=found.targets)

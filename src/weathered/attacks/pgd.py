@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weathered.attacks.base import Attack, Norm, Search, check_count, cross_entropy, loss_and_gradient
+from weathered.attacks.base import Attack, Norm, Passes, Search, check_count, cross_entropy, loss_and_gradient
 
 
 class PGD(Attack):
@@ -44,6 +44,9 @@ class PGD(Attack):
             raise ValueError("restarts from the same input find the same; leave random_start on, or use one restart")
         self.steps, self.restarts, self.random_start = steps, restarts, random_start
         self.step_size = 2.5 * epsilon / steps if step_size is None else step_size
+
+    def passes(self) -> Passes:
+        return Passes(forward=self.restarts, backward=self.restarts * self.steps)
 
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         for _ in range(self.restarts):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weathered.attacks.base import Attack, Norm, Search, check_count, margin
+from weathered.attacks.base import Attack, Norm, Passes, Search, check_count, margin
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries of 10,000 after which the area halves."""
@@ -51,6 +51,9 @@ class Square(Attack):
         if not 0 < area <= 1:
             raise ValueError(f"area must be in (0, 1], got {area}")
         self.queries, self.area = queries, area
+
+    def passes(self) -> Passes:
+        return Passes(forward=self.queries, backward=0)
 
     @torch.no_grad()
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:

@@ -9,11 +9,14 @@ the noise. Limits: epsilon = 0 gives x.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weathered.attacks.base import Ball, ascend, check_unit_range
 from weathered.core.predict import eval_mode
 
 SPREAD = 0.001
@@ -39,18 +42,11 @@ def climb_divergence(
     check_attack(epsilon, step_size, steps)
     if start.shape != x.shape:
         raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, got {tuple(start.shape)}")
-    _check_unit_range(x)
-    x, adversary = x.detach(), start.detach()
-    low, high = (x - epsilon).clamp_min(0), (x + epsilon).clamp_max(1)
+    check_unit_range(x, "the attack")
     with eval_mode(model):
         with torch.no_grad():
             fixed = model(x)
-        for _ in range(steps):
-            position = adversary.clone().requires_grad_()
-            with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(divergence(fixed, model(position)).sum(), position)
-            adversary = torch.clamp(adversary + step_size * gradient.sign(), low, high)
-    return adversary
+        return ascend(model, Ball.around(x, epsilon), start, partial(divergence, fixed), step_size, steps)
 
 
 def trades_attack(
@@ -76,12 +72,3 @@ def check_attack(epsilon: float, step_size: float, steps: int) -> None:
             raise ValueError(f"{name} must be in [0, 1], the range of inputs, got {value}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-
-
-def _check_unit_range(x: Tensor) -> None:
-    low, high = torch.aminmax(x)
-    if not (float(low) >= 0 and float(high) <= 1):
-        raise ValueError(
-            f"the attack needs inputs in [0, 1], got {float(low):.4g} to {float(high):.4g}; "
-            "leave normalisation to the model"
-        )

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from weathered.audit.options import Audited, AuditOptions, refuse_pixels, refuse_ridge_scores
 from weathered.audit.result import AuditResult
-from weathered.audit.run_audits import AUDITS, Audited, AuditOptions, refuse_pixels, refuse_ridge_scores
+from weathered.audit.run_audits import AUDITS
 from weathered.core.errors import Incompatible, SpecError
 from weathered.core.spec import near
 from weathered.nn.averaged_views import VIEWS, named_views

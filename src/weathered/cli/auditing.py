@@ -1,22 +1,27 @@
 """`weathered audit`: measure a finished run, one audit after another, each kept as soon as it is done."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from weathered.attacks.base import Norm
+from weathered.attacks.build import DEFAULT, build_attacks, parse_length
 from weathered.audit.kept import audit_and_keep, check_audits, kept_audits
 from weathered.audit.labels.audited_labels import labels_folder
 from weathered.audit.labels.of_run import LabelOptions, as_label_score
+from weathered.audit.options import AuditOptions
 from weathered.audit.over_views import OVER_VIEWS, check_views
 from weathered.audit.result import AuditResult
-from weathered.audit.run_audits import AuditOptions, default_audits
+from weathered.audit.run_audits import default_audits
 from weathered.cli.progress import audit_progress
 from weathered.core.errors import SpecError
+from weathered.core.spec import split_specs
 from weathered.loaded_run import load_run
 from weathered.stats import interval_text
 
@@ -31,10 +36,12 @@ def audit_runs(
     labels: LabelOptions,
     as_json: bool,
     views: Sequence[str] = (),
+    budget: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit.
 
-    views: names of what is averaged over; they have figures of their own beside those of the images alone.
+    views: names of what is averaged over; they have figures of their own beside those of the images alone. budget: of
+    the robustness audit, as from `attack_options`.
     """
     wanted = list(names or ())
     check_audits(wanted)
@@ -48,7 +55,9 @@ def audit_runs(
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
         named = None if scores is None else tuple(score.strip() for score in scores)
-        options = AuditOptions(tuple(ood), named, limit, sigma, labels, show, tuple(views))
+        options = AuditOptions(
+            tuple(ood), named, limit, sigma, labels, show, tuple(views), **budget, announce=_announce
+        )
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)
             results.append(result)
@@ -69,6 +78,31 @@ def audit_runs(
     for name, size in fuller_kept.items():
         typer.echo(f"{name}: the run keeps its earlier figures on {size} samples, more than --limit {limit} allows")
     typer.echo(f"audits: {path}")
+
+
+def _announce(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
+def attack_options(
+    audits: Sequence[str] | None, attacks: str | None, epsilon: str | None, norm: str | None
+) -> dict[str, Any]:
+    """What the command line says of the robustness audit. None stands for not given.
+
+    Raises SpecError for its options where it is not among the audits, and for attacks or a budget that do not fit.
+    """
+    given = {"--attacks": attacks, "--epsilon": epsilon, "--norm": norm}
+    named = [name for name, value in given.items() if value is not None]
+    if named and "robustness" not in (audits or ()):
+        raise SpecError(f"{', '.join(named)} would do nothing without the robustness audit; add --audits robustness.")
+    if not named:
+        return {}
+    plain = AuditOptions()
+    length = plain.epsilon if epsilon is None else parse_length(epsilon)
+    kind = plain.norm if norm is None else norm
+    specs = DEFAULT if attacks is None else tuple(split_specs(attacks))
+    build_attacks(specs, length, cast(Norm, kind))
+    return {"attacks": specs, "epsilon": length, "norm": kind}
 
 
 def label_options(

@@ -116,6 +116,14 @@ def audit(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Audit at most this many test samples.")] = None,
     sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
+    attacks: Annotated[
+        str | None,
+        typer.Option(help="For the robustness audit, as in pgd:steps=50,square; by default fgsm,pgd,attack-ensemble."),
+    ] = None,
+    epsilon: Annotated[
+        str | None, typer.Option(help="How far attacks may move an input in [0, 1]; 8/255 by default.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="The norm of that distance: linf, the default, or l2.")] = None,
     views: Annotated[
         str | None,
         typer.Option(help="Average probabilities over views of each image, as in flip,shift; kept beside the others."),
@@ -136,13 +144,14 @@ def audit(
     as_json: opt.Json = False,
 ) -> None:
     """Measure how a finished run behaves, and write the figures beside it."""
-    from weathered.cli.auditing import audit_runs, label_options
+    from weathered.cli.auditing import attack_options, audit_runs, label_options
 
     wanted = [name.strip() for name in audits.split(",") if name.strip()] if audits else None
     labels = label_options(wanted, folds, pred_probs, label_score, annotators, workers)
     named = scores.split(",") if scores is not None else None
     seen = [name.strip() for name in views.split(",")] if views is not None else []
-    audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen)
+    budget = attack_options(wanted, attacks, epsilon, norm)
+    audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen, budget)
 
 
 @opt.takes_recipe_options

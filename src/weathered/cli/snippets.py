@@ -27,6 +27,7 @@ ARGUMENTS = {
 
 SPELLED = {
     "acil": ("expansion=512",),
+    "square": ("queries=200",),
     "forward-correction": ("noise_rate=0.4",),
     "smoothing": ("n=200",),
     "tfh": ("training_episodes=200",),
@@ -135,6 +136,12 @@ model = run.procedure.predictor(run)
 score = {part}
 print(score.score(extract(model, test))[:5])  # higher is stranger
 """
+ATTACK = """
+train, test = load_pair("digits", limit=200)
+model, x, y = build_model("cnn_small", train), test.floats(torch.arange(8)), test.labels[:8]
+moved = {part}(model, x, y, torch.Generator().manual_seed(0))
+print((moved - x).abs().max(), (model.eval()(moved).argmax(1) == y).double().mean())
+"""
 ENSEMBLE = """
 held_out, new = torch.randn(500, 3), torch.randn(4, 3) + 5  # scores of three models
 ensemble = {part}.fit(held_out)
@@ -192,6 +199,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "set": (SET, ()),
     "term": (TERM, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "score": (SCORE, ("build_model", "load_pair")),
+    "attack": (ATTACK, ("build_model", "load_pair")),
     "ensemble": (ENSEMBLE, ()),
     "learner": (LEARNER, ()),
     "few-shot": (FEW_SHOT, ()),

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 import tomllib
 import types
 import typing
@@ -58,6 +59,17 @@ def split_commas(text: str) -> list[str]:
         else:
             current += char
     return [*items, current]
+
+
+def split_specs(text: str) -> list[str]:
+    """`a,b:x=1,y=2,c` to its specifications; a comma separates them unless what follows is key=value."""
+    specs: list[str] = []
+    for item in split_commas(text):
+        if specs and re.match(r"\s*\w+\s*=", item):
+            specs[-1] += "," + item
+        else:
+            specs.append(item.strip())
+    return specs
 
 
 def _value(text: str) -> Any:

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from weathered.attacks.base import check_unit_range
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
 from weathered.core.predict import eval_mode
@@ -165,7 +166,7 @@ class SmoothMix(Procedure):
     def chunk_loss(self, run: Run, batch: Batch, chunk: int) -> Float[Tensor, ""]:
         """The loss of part number `chunk` of a step's batch; each part has noise of its own."""
         x, labels = batch.x, batch.target.single()
-        check_unit_range(x)
+        check_unit_range(x, "SmoothMix")
         weight = self.strength(run.progress)
         rng = run.generator(f"smoothmix noise {chunk}", device=x.device)
         noise = self.sigma * torch.randn((self.num_noise, *x.shape), generator=rng, device=x.device)
@@ -191,13 +192,3 @@ class SmoothMix(Procedure):
         mixed = (1 - share) * start + share * path[-1]
         divergence = mix_divergence(mixed_target(probability, lam), classifier(noisy_copies(mixed, noise)))
         return supervised + self.eta * weight * (right * divergence).mean()
-
-
-def check_unit_range(x: Tensor) -> None:
-    """Raise ValueError unless all inputs lie in [0, 1]; NaN does not."""
-    low, high = torch.aminmax(x)
-    if not (float(low) >= 0 and float(high) <= 1):
-        raise ValueError(
-            f"SmoothMix needs inputs in [0, 1], got {float(low):.4g} to {float(high):.4g}; "
-            "leave normalisation to the model"
-        )

@@ -1,0 +1,56 @@
+"""The robustness audit of a finished run: its attacks by name, how long they may take, and what was done already."""
+
+import torch
+from torch import Tensor, nn
+
+from weathered.attacks.base import Attack, cross_entropy, loss_and_gradient
+from weathered.attacks.build import DEFAULT, build_attacks
+from weathered.audit.options import Audited, AuditOptions, audited_data
+from weathered.audit.pieces import Pieces, duration, seconds_of
+from weathered.audit.result import AuditResult
+from weathered.audit.robustness import BLOCK, CURVE_STEPS, FACTORS, audit_robustness
+from weathered.core.errors import DataError
+from weathered.core.predict import device_of, eval_mode
+from weathered.data.dataset import Dataset
+from weathered.loaded_run import LoadedRun
+
+
+class AtTestTime(nn.Module):
+    """A finished run's network, giving the logits that it implies at test time; attacks see the same ones."""
+
+    def __init__(self, run: LoadedRun):
+        super().__init__()
+        self.model, self.loaded = run.model, run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loaded.run.test_logits(self.model(self.loaded.run.in_layout(x)).float())
+
+
+def robustness(runs: Audited, options: AuditOptions) -> AuditResult:
+    """Raises DataError for tables, SpecError for attacks that do not fit."""
+    run, test = runs[0], audited_data(runs[0], options)
+    if not test.is_image:
+        raise DataError(f"{test.name}: the robustness audit needs images, but the data are a table.")
+    attacks = build_attacks(options.attacks or DEFAULT, options.epsilon, options.norm)
+    specs = {name: vars(attack) for name, attack in attacks.items()}
+    model = AtTestTime(run)
+    pieces = Pieces.of(run, "robustness", attacks=specs, limit=options.limit)
+    if options.announce is not None:
+        options.announce(
+            f"robustness: at most {duration(most_seconds(model, test, attacks))}, less where attacks succeed"
+        )
+    return audit_robustness(model, test, attacks, run.recipe.settings.seed, pieces, options.progress)
+
+
+def most_seconds(model: nn.Module, test: Dataset, attacks: dict[str, Attack]) -> float:
+    """How long the audit takes if no attack succeeds, from one forward and one backward pass measured now."""
+    rows = torch.arange(min(len(test), BLOCK))
+    x, y = test.floats(rows).to(device_of(model)), test.labels[rows].to(device_of(model))
+    with eval_mode(model):
+        with torch.no_grad():
+            forward = seconds_of(lambda: model(x))
+        both = seconds_of(lambda: loss_and_gradient(model, x, lambda logits: cross_entropy(logits, y)))
+    passes = [attack.passes() for attack in attacks.values()]
+    curve = (len(FACTORS) + 1) * (CURVE_STEPS + 1)
+    whole = sum(count.forward for count in passes) * forward + (sum(c.backward for c in passes) + curve) * both
+    return whole * len(test) / len(rows)
