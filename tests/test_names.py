@@ -33,7 +33,7 @@ ROOMS = (
     "certify",
 )
 SHARED = {
-    "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build", "trades", "attack_ensemble",
+    "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build", "attack_ensemble", "adversarial",
 }  # fmt: skip
 
 

@@ -420,6 +420,25 @@ ENTRIES: tuple[Entry, ...] = (
         "Xue, CVPR 2024", "Combine the scores of several models by p-values; keeps the acceptance rate.",
     ),
     Entry(
+        "pgd-training", "weathered.procedures.pgd_training:PGDTraining", "procedure", (ROBUST,),
+        "Madry, ICLR 2018", "Attack each batch by PGD and train on what it finds.",
+    ),
+    Entry(
+        "trades", "weathered.procedures.trades:Trades", "procedure", (ROBUST,),
+        "Zhang, ICML 2019", "The usual loss, plus how far an attacker can drive predictions from the clean ones.",
+    ),
+    Entry(
+        "large-decay", "weathered.tricks.large_decay:LargeDecay", "trick", (ROBUST,),
+        "Debenedetti, SaTML 2023", "A decoupled weight decay of 0.5, ten times the usual.", card="robust-vit-recipe",
+        claimed=False,
+    ),
+    Entry(
+        "robust-vit-recipe", "", "bundle", (ROBUST,),
+        "Debenedetti, SaTML 2023", "One-step adversarial training with a rising budget, smoothing and a large decay.",
+        parts=("pgd-training", "label-smoothing", "large-decay", "no-bias-decay"),
+        defaults=(("steps", 1), ("reach", 1.5), ("warm_up", 0.1)),
+    ),
+    Entry(
         "fgsm", "weathered.attacks.fgsm:FGSM", "attack", (ROBUST,),
         "Goodfellow, ICLR 2015", "One step of full length along the sign of the gradient.",
     ),

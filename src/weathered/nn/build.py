@@ -1,4 +1,4 @@
-"""Models by name: `cnn_small`, `resnet`, `mlp`, `unet` for pixels, and any timm backbone as `timm:NAME`."""
+"""Models by name: `cnn_small`, `resnet`, `mlp`, `vit`, `unet` for pixels, and any timm backbone as `timm:NAME`."""
 
 from typing import Any
 
@@ -14,14 +14,15 @@ from weathered.nn.mlp import MLP
 from weathered.nn.network import Network, assemble, seeded
 from weathered.nn.resnet import ResNet
 from weathered.nn.unet import UNet
+from weathered.nn.vit import vit
 
-MODELS = {"cnn_small": CNNSmall, "resnet": ResNet, "mlp": MLP, "unet": UNet}
+MODELS = {"cnn_small": CNNSmall, "resnet": ResNet, "mlp": MLP, "vit": vit, "unet": UNet}
 
 
 def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int = 0) -> Network:
     """Build and initialise the model a recipe names.
 
-    spec: `cnn_small:width=32`, `resnet:depth=26`, `mlp:depth=3`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
+    spec: `cnn_small:width=32`, `resnet:depth=26`, `mlp:depth=3`, `vit:patch=2`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
     dataset: gives input shape, classes and normalisation. head: `linear` or `cosine`.
     Raises SpecError for an unknown name or option, with a suggestion.
     """
@@ -40,10 +41,11 @@ def _body(spec: str, dataset: Dataset) -> nn.Module:
     if name not in MODELS:
         raise SpecError(f"no model '{name}'.{near(name, MODELS)} There are {', '.join(MODELS)} and timm:NAME.")
     shape = dataset.inputs.shape
-    if name in ("cnn_small", "resnet", "unet"):
+    if name != "mlp":
         if not dataset.is_image:
             raise SpecError(f"{name} needs images, but the data are a table; use --model mlp.")
         given: dict[str, Any] = {"in_channels": shape[0]}
+        given |= {"image_size": tuple(shape[1:])} if name == "vit" else {}
     else:
         given = {"input_shape": shape}
     kind = MODELS[name]

@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from weathered.attacks.trades import SPREAD, check_attack, climb_divergence, divergence
-from weathered.core import distributed
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
+from weathered.procedures.adversarial import AtTestTime, noise_like
 from weathered.procedures.base import SelfAdaptive
 
 if TYPE_CHECKING:
@@ -77,18 +76,5 @@ class SelfAdaptiveTrades(SelfAdaptive):
 
     def attack(self, run: Run, x: Tensor) -> Tensor:
         """x' for this process's inputs of a step; its noise is drawn for all of them together."""
-        rng = run.generator("trades start", device=x.device, shared=True)
-        shape = (len(x) * run.fabric.world_size, *x.shape[1:])
-        noise = distributed.local(run.fabric, torch.randn(shape, generator=rng, device=x.device))
-        return climb_divergence(_AtTestTime(run), x, x + SPREAD * noise, self.epsilon, self.step_size, self.steps)
-
-
-class _AtTestTime(nn.Module):
-    """The run's network, giving logits whose softmax is its prediction at test time."""
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.model, self.run = run.model, run
-
-    def forward(self, x: Tensor) -> Float[Tensor, "B C"]:
-        return self.run.test_logits(self.run.forward(x).logits)
+        noise = noise_like(run, x, "trades start")
+        return climb_divergence(AtTestTime(run), x, x + SPREAD * noise, self.epsilon, self.step_size, self.steps)
