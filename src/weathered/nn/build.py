@@ -22,7 +22,8 @@ MODELS = {"cnn_small": CNNSmall, "resnet": ResNet, "mlp": MLP, "vit": vit, "unet
 def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int = 0) -> Network:
     """Build and initialise the model a recipe names.
 
-    spec: `cnn_small:width=32`, `resnet:depth=26`, `mlp:depth=3`, `vit:patch=2`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
+    spec: `cnn_small:width=32`, `resnet:depth=26`, `mlp:depth=3`, `vit:patch=2`, `timm:resnet18`,
+    `timm:resnet18:pretrained=true`.
     dataset: gives input shape, classes and normalisation. head: `linear` or `cosine`.
     Raises SpecError for an unknown name or option, with a suggestion.
     """

@@ -1,4 +1,4 @@
-"""What adversarial training shares: the network that is attacked, the budget at each epoch, and the attack of a step."""
+"""What adversarial training shares: the network that is attacked, the budget of each epoch, the attack of a step."""
 
 from __future__ import annotations
 

@@ -32,9 +32,10 @@ class Trades(AdversarialTraining):
     """Train so that predictions change little nearby. Any loss part serves on the clean inputs.
 
     beta >= 0: weight of the divergence; more trades accuracy for robustness. epsilon in [0, 1] for linf. norm: linf or
-    l2. steps >= 1, each of the length reach * epsilon / steps. start: `noise` begins at x plus noise of deviation 0.001,
-    as in the source, `even` at a point drawn evenly from the budget, as the light recipe does. warm_up in [0, 1]: share
-    of training over which the budget rises from 0, epoch by epoch. Costs steps + 2 passes forward and backward.
+    l2. steps >= 1, each of the length reach * epsilon / steps. start: `noise` begins at x plus noise of deviation
+    0.001, as in the source, `even` at a point drawn evenly from the budget, as the light recipe does. warm_up in
+    [0, 1]: share of training over which the budget rises from 0, epoch by epoch. Costs steps + 2 passes forward and
+    backward.
     """
 
     def __init__(

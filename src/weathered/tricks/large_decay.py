@@ -1,8 +1,8 @@
 """Large decay: a weight decay of 0.5, about ten times what is usual for transformers.
 
-Source: Debenedetti et al., "A Light Recipe to Train Robust Vision Transformers", SaTML 2023. The decay is AdamW's, apart
-from the gradient and multiplied by the learning rate. As an L2 penalty, which is what other optimizers make of it, so
-much would leave nothing to learn, so they are refused. Limit: amount = 0 is no decay.
+Source: Debenedetti et al., "A Light Recipe to Train Robust Vision Transformers", SaTML 2023. The decay is AdamW's,
+apart from the gradient and multiplied by the learning rate. As an L2 penalty, which is what other optimizers make of
+it, so much would leave nothing to learn, so they are refused. Limit: amount = 0 is no decay.
 """
 
 import math
