@@ -33,7 +33,8 @@ ROOMS = (
     "certify",
 )
 SHARED = {
-    "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build", "attack_ensemble", "adversarial",
+    "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build", "attack_ensemble",
+    "adversarial", "class_gaussian",
 }  # fmt: skip
 
 

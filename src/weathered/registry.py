@@ -411,6 +411,30 @@ ENTRIES: tuple[Entry, ...] = (
         "Sun, NeurIPS 2021", "Energy after cutting large activations.", card="zode",
     ),
     Entry(
+        "max-logit", "weathered.scores.max_logit:MaxLogit", "score", (OOD,),
+        "Hendrycks, ICML 2022", "Minus the largest logit.",
+    ),
+    Entry(
+        "gen", "weathered.scores.gen:GEN", "score", (OOD,),
+        "Liu, CVPR 2023", "A generalised entropy of the largest probabilities.",
+    ),
+    Entry(
+        "ash", "weathered.scores.ash:ASH", "score", (OOD,),
+        "Djurisic, ICLR 2023", "Energy after most activations were set to 0 and the rest were changed.",
+    ),
+    Entry(
+        "she", "weathered.scores.she:SHE", "score", (OOD,),
+        "Zhang, ICLR 2023", "How little features resemble those of the predicted class in training.",
+    ),
+    Entry(
+        "rmds", "weathered.scores.rmds:RMDS", "score", (OOD,),
+        "Ren, 2021", "Mahalanobis distance to the nearest class, less that to all training data.",
+    ),
+    Entry(
+        "vim", "weathered.scores.vim:ViM", "score", (OOD,),
+        "Wang, CVPR 2022", "A virtual logit from what training features hardly use, against the real ones.",
+    ),
+    Entry(
         "outlier-class", "weathered.scores.outlier_class:OutlierClass", "score", (OOD,),
         "Hebbalaguppe, ECML-PKDD 2022", "Log-odds of the class of outliers, where a network was trained with one.",
         card="cnc-ood",

@@ -14,6 +14,7 @@ from weathered.assemble import resolve
 from weathered.audit.ood_model import build_scores
 from weathered.cli import app
 from weathered.cli.options import with_key
+from weathered.core.spec import split_specs
 
 ROOT = Path(__file__).parents[2]
 OF_AUDITS = {"find-fix-retrain", "label-audit-aggregate", "label-audit-worst"}
@@ -68,4 +69,4 @@ def check_command(row: str) -> None:
     if given.get("long_tail"):
         resolve([with_key(f"long-tail:{given['long_tail']}", "imbalance")])
     if given.get("scores"):
-        build_scores(given["scores"].split(","))
+        build_scores(split_specs(given["scores"]))

@@ -8,7 +8,7 @@ from sklearn.covariance import EmpiricalCovariance
 from torch.testing import assert_close
 
 from weathered.core.rng import generator
-from weathered.scores import base, mahalanobis
+from weathered.scores import base, class_gaussian
 from weathered.scores.base import Evidence
 from weathered.scores.mahalanobis import Mahalanobis, mahalanobis_score
 
@@ -45,7 +45,7 @@ def test_blocks_change_nothing(monkeypatch):
     features, labels = sample()
     whole = Mahalanobis().fit(features, labels).score(Evidence(features=features))
     monkeypatch.setattr(base, "CHUNK_VALUES", 100)
-    monkeypatch.setattr(mahalanobis, "CHUNK_VALUES", 100)
+    monkeypatch.setattr(class_gaussian, "CHUNK_VALUES", 100)
     assert_close(Mahalanobis().fit(features, labels).score(Evidence(features=features)), whole, rtol=1e-9, atol=1e-9)
 
 
@@ -155,5 +155,5 @@ def test_far_float32_features_stay_finite():
 def test_many_classes_equal_a_loop_over_them():
     features, means, factor = draw("h", 64, 40), draw("mu", 300, 40), draw("mix", 40, 40)
     covariance = factor @ factor.T / 40 + torch.eye(40)
-    space = mahalanobis.whiten(means, covariance)
-    assert_close(mahalanobis.nearest(features, space), naive(features, means, covariance), rtol=1e-8, atol=0)
+    space = class_gaussian.whiten(means, covariance)
+    assert_close(class_gaussian.nearest(features, space), naive(features, means, covariance), rtol=1e-8, atol=0)

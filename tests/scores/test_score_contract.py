@@ -10,17 +10,24 @@ from weathered.core.errors import Incompatible
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
+from weathered.scores.ash import ASH
 from weathered.scores.base import Evidence, Score
 from weathered.scores.energy import Energy
 from weathered.scores.extract import extract
+from weathered.scores.gen import GEN
 from weathered.scores.gradnorm import GradNorm
 from weathered.scores.knn import KNN
 from weathered.scores.mahalanobis import Mahalanobis
+from weathered.scores.max_logit import MaxLogit
 from weathered.scores.msp import MSP
 from weathered.scores.odin import ODIN
 from weathered.scores.react import ReAct
+from weathered.scores.rmds import RMDS
+from weathered.scores.she import SHE
+from weathered.scores.vim import ViM
 
-SCORES = [MSP, Energy, ODIN, Mahalanobis, KNN, GradNorm, ReAct]
+SCORES = [MSP, Energy, ODIN, Mahalanobis, KNN, GradNorm, ReAct, MaxLogit, GEN, ASH, SHE, RMDS, ViM]
+LEARNING = [KNN, Mahalanobis, ReAct, SHE, RMDS, ViM]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +49,7 @@ def world():
 
 
 def fitted(kind: type[Score], evidence: Evidence, labels: torch.Tensor) -> Score:
-    assert evidence.features is not None
-    return kind().fit(evidence.features, labels)
+    return kind().fit_evidence(evidence, labels)
 
 
 @pytest.mark.parametrize("kind", SCORES)
@@ -99,22 +105,26 @@ def test_missing_evidence_is_named(kind, world):
         score.score(Evidence())
 
 
-@pytest.mark.parametrize("kind", [KNN, Mahalanobis, ReAct])
+@pytest.mark.parametrize("kind", LEARNING)
 def test_scores_that_learn_say_when_they_have_not(kind, world):
     with pytest.raises(ValueError, match=r"has not been fitted; call fit"):
         kind().score(world[0])
 
 
-@pytest.mark.parametrize("kind", [GradNorm, ReAct])
+@pytest.mark.parametrize("kind", [GradNorm, ReAct, ASH, ViM])
 def test_a_head_that_is_not_linear_is_refused(kind, world):
     inside, labels, _ = world
     without_head = Evidence(inside.logits, inside.features)
+    if kind is ViM:
+        with pytest.raises(Incompatible, match=r"nn\.Linear"):
+            kind().fit_evidence(without_head, labels)
+        return
     with pytest.raises(Incompatible, match=r"nn\.Linear"):
         fitted(kind, inside, labels).score(without_head)
     assert "linear_head" in kind.traits.needs
 
 
-@pytest.mark.parametrize("kind", [KNN, Mahalanobis, ReAct])
+@pytest.mark.parametrize("kind", LEARNING)
 def test_bad_features_are_refused_and_leave_the_fit_alone(kind, world):
     inside, labels, outside = world
     score = fitted(kind, inside, labels)
@@ -122,11 +132,11 @@ def test_bad_features_are_refused_and_leave_the_fit_alone(kind, world):
     broken = inside.features.clone()
     broken[41, 3] = float("nan")
     with pytest.raises(ValueError, match="row 41"):
-        score.fit(broken, labels)
+        score.fit_evidence(Evidence(inside.logits, broken, inside.head), labels)
     with pytest.raises(ValueError, match="row 41"):
         score.score(Evidence(inside.logits, broken, inside.head))
     with pytest.raises(ValueError, match=r"\(N, at least 1\)"):
-        score.fit(inside.features[:, 0], labels)
+        score.fit(inside.features[:, 0], labels, *([inside.head] if kind is ViM else []))
     assert torch.equal(score.score(outside), before)
 
 

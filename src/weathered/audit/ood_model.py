@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
+from weathered.assemble import build, resolve
 from weathered.audit.ood import audit_ood
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.result import AuditResult
 from weathered.core.errors import Incompatible, SpecError
+from weathered.core.spec import near, parse
 from weathered.data.dataset import Dataset
 from weathered.registry import TABLE
 from weathered.scores.base import Score
@@ -20,16 +21,19 @@ from weathered.scores.extract import extract, stream
 
 
 def build_scores(names: Sequence[str]) -> dict[str, Score]:
-    """Scores with their default options by name; raises SpecError for an unknown name or an empty list."""
+    """Scores by name, with options as in `energy:temperature=2`.
+
+    Raises SpecError for an unknown name, an empty list, or options that do not fit.
+    """
     known = [entry.slug for entry in TABLE.values() if entry.slot == "score"]
     if not names:
         raise SpecError(f"expected at least one score; known are: {', '.join(known)}")
-    if unknown := [name for name in names if name not in known]:
-        raise SpecError(f"unknown score '{unknown[0]}', known are: {', '.join(known)}")
     found = {}
     for name in names:
-        module, _, attribute = TABLE[name].path.partition(":")
-        found[name] = getattr(importlib.import_module(module), attribute)()
+        slug, _ = parse(name)
+        if slug not in known:
+            raise SpecError(f"unknown score '{slug}'.{near(slug, known)} Known are: {', '.join(known)}")
+        found[name] = build(resolve([name])[0])
     return found
 
 
@@ -94,11 +98,7 @@ def _fit(
     fitted, refused = {}, {}
     for name, score in scores.items():
         try:
-            if evidence.features is not None:
-                score.fit(evidence.features, train.labels)
-            elif score.fitted:
-                raise Incompatible(f"{name} learns from features, which the model does not offer.")
-            score.score(first)
+            score.fit_evidence(evidence, train.labels).score(first)
         except Incompatible as error:
             if not optional:
                 raise

@@ -10,7 +10,7 @@ from weathered.audit.ood_model import audit_model_ood, build_scores, score_value
 from weathered.audit.ood_sets import synthetic_ood_sets
 from weathered.audit.options import Audited, AuditOptions, audited_data
 from weathered.audit.result import AuditResult
-from weathered.core.errors import DataError, SpecError
+from weathered.core.errors import DataError
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.data.sources import load
@@ -60,10 +60,8 @@ def _ensemble(
         _check_same_test(runs[0], run)
         scores = build_scores(names)
         evidence = extract(run.model, run.splits.train)
-        if evidence.features is None:
-            raise SpecError(f"{run.folder.path}: its model offers no features.")
         for score in scores.values():
-            score.fit(evidence.features, run.splits.train.labels)
+            score.fit_evidence(evidence, run.splits.train.labels)
         by_run.append({name: score_values(run.model, data, scores) for name, data in groups.items()})
     columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in groups}
     for name in names:

@@ -54,7 +54,7 @@ def audit_runs(
     results: list[AuditResult] = []
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
-        named = None if scores is None else tuple(score.strip() for score in scores)
+        named = None if scores is None else tuple(scores)
         options = AuditOptions(
             tuple(ood), named, limit, sigma, labels, show, tuple(views), **budget, announce=_announce
         )

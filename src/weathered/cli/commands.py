@@ -145,10 +145,11 @@ def audit(
 ) -> None:
     """Measure how a finished run behaves, and write the figures beside it."""
     from weathered.cli.auditing import attack_options, audit_runs, label_options
+    from weathered.core.spec import split_specs
 
     wanted = [name.strip() for name in audits.split(",") if name.strip()] if audits else None
     labels = label_options(wanted, folds, pred_probs, label_score, annotators, workers)
-    named = scores.split(",") if scores is not None else None
+    named = split_specs(scores) if scores is not None else None
     seen = [name.strip() for name in views.split(",")] if views is not None else []
     budget = attack_options(wanted, attacks, epsilon, norm)
     audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen, budget)

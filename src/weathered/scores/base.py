@@ -89,6 +89,17 @@ class Score(Part):
         """Learn from features and labels of training samples; without anything to learn, return self unchanged."""
         return self
 
+    def fit_evidence(self, evidence: Evidence, labels: Int[Tensor, "N"]) -> Self:
+        """Learn from all that a model knows of training samples; most scores read features alone.
+
+        Raises Incompatible if the evidence lacks what the score learns from.
+        """
+        if evidence.features is not None:
+            return self.fit(evidence.features, labels)
+        if self.fitted:
+            need(evidence.features, "features", self)
+        return self
+
     def score(self, evidence: Evidence) -> Float[Tensor, "N"]:
         """Scores (N,) in float64. Raises Incompatible if the evidence lacks what the score needs."""
         raise NotImplementedError(f"{type(self).__name__} defines no score")
