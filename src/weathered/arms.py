@@ -86,7 +86,8 @@ def ablated(arms: Arms) -> Arms:
                 found[title] = tuple(map(str, kept))
     if not several:
         raise SpecError(
-            f"--ablate takes arms of several parts apart, but {', '.join(arms)} have one each; leave it out."
+            f"--ablate takes arms of several parts apart, but none of {', '.join(arms)} has more than one; leave it "
+            "out."
         )
     return found
 

@@ -1,7 +1,7 @@
 """`weathered audit`: measure a finished run, one audit after another, each kept as soon as it is done."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def audit_runs(
     ood: Sequence[str],
     scores: Sequence[str] | None,
     limit: int | None,
-    sigma: float,
+    sigma: float | None,
     labels: LabelOptions,
     as_json: bool,
     views: Sequence[str] = (),
@@ -39,16 +39,22 @@ def audit_runs(
     wanted = list(names or ())
     check_audits(wanted)
     check_views(views, wanted)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise SpecError("a run is named twice; an ensemble needs several.")
     runs = [load_run(path) for path in paths]
     if names is None:
         wanted = [name for name in default_audits(runs[0]) if not views or name in OVER_VIEWS]
+    _check_read(wanted, {"ood": {"--ood": ood, "--scores": scores}, "certified": {"--sigma": sigma}})
+    if len(runs) > 1 and "ood" not in wanted:
+        raise SpecError("several runs are combined by the audit ood alone; name one run, or add --audits ood.")
     folder = runs[0].folder
     path = folder.path / "audit.json"
     results: list[AuditResult] = []
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
         named = None if scores is None else tuple(score.strip() for score in scores)
-        options = AuditOptions(tuple(ood), named, limit, sigma, labels, show, tuple(views))
+        noise = AuditOptions().sigma if sigma is None else sigma
+        options = AuditOptions(tuple(ood), named, limit, noise, labels, show, tuple(views))
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)
             results.append(result)
@@ -69,6 +75,17 @@ def audit_runs(
     for name, size in fuller_kept.items():
         typer.echo(f"{name}: the run keeps its earlier figures on {size} samples, more than --limit {limit} allows")
     typer.echo(f"audits: {path}")
+
+
+def _check_read(wanted: Sequence[str], options: Mapping[str, Mapping[str, object]]) -> None:
+    """Raise SpecError for an option that was given and that none of the wanted audits reads."""
+    for audit, given in options.items():
+        idle = [name for name, value in given.items() if value not in (None, [])]
+        if idle and audit not in wanted:
+            raise SpecError(
+                f"{' and '.join(idle)} would do nothing without the audit {audit}; add --audits {audit}, or leave it "
+                "out."
+            )
 
 
 def label_options(

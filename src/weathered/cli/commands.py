@@ -115,7 +115,9 @@ def audit(
         typer.Option(help="Scores for the ood audit; msp,energy,knn by default, and outlier-class after cnc-ood."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Audit at most this many test samples.")] = None,
-    sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
+    sigma: Annotated[
+        float | None, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units; 0.25 by default.")
+    ] = None,
     views: Annotated[
         str | None,
         typer.Option(help="Average probabilities over views of each image, as in flip,shift; kept beside the others."),

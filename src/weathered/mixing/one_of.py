@@ -17,7 +17,8 @@ from weathered.core.roles import BatchTransform, Part
 class OneOf(BatchTransform):
     """Apply one of several transforms to each batch.
 
-    parts: at least one transform, by name on the command line, as in "one-of:parts=['mixup','cutmix']". weights: how likely each is, >= 0 and not all 0; all alike by default.
+    parts: at least one transform, by name on the command line, as in "one-of:parts=['mixup','cutmix']".
+    weights: how likely each is, >= 0 and not all 0; all alike by default.
     It needs what any of them needs and breaks what any of them breaks. Raises ValueError for weights that do not fit.
     """
 

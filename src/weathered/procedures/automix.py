@@ -152,7 +152,8 @@ class AutoMix(Procedure):
         mix_head = copy.deepcopy(cast(Any, run.model).get_classifier())
         if not hasattr(mix_head, "reset_parameters"):
             raise SpecError(
-                f"AutoMix cannot draw a second head, {type(mix_head).__name__} has no reset_parameters; use --head linear."
+                f"AutoMix cannot draw a second head, {type(mix_head).__name__} has no reset_parameters; use --head "
+                "linear."
             )
         mix_head.reset_parameters()
         return {
