@@ -168,6 +168,11 @@ def refusals(
             raise DataError(f"{first.data.train}: there is no '{metric.name}' of these data; rank by another metric.")
         try:
             build_run(first, prepared[key])
+            if any(use.slug == "distillation" for use in resolve(first.use)):
+                # each seed may test on other rows, which the teacher may have been trained on
+                for other in recipes[1:]:
+                    if other.data_seed != first.data_seed:
+                        build_run(other, prepare(other))
         except WeatheredError as error:
             refused[name] = error
     return refused

@@ -83,7 +83,7 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
     if (few_shot := method_of(recipe)) is not None:
         check_few_shot(few_shot, run)
     if isinstance(run.procedure, Distillation) and tests_on_training_source(recipe.data):
-        run.procedure.check_test(recipe.data.train, splits.test)
+        run.procedure.check_test(recipe.data.train, splits.test, fold=recipe.data.fold is not None)
     return run
 
 

@@ -224,7 +224,14 @@ def test_a_teacher_that_was_trained_on_the_test_rows_is_refused(weathered, teach
     assert "Train both with one --data-seed, or with one --test." in err
     assert weathered(*use, "--seed", "1", "--data-seed", "0")[0] == 0
     assert weathered(*use, "--seed", "0")[0] == 0
-    assert weathered(*use, "--seed", "0", "--fold", "1/4")[0] == 2
+    code, _, err = weathered(*use, "--seed", "0", "--fold", "1/4")
+    assert code == 2
+    assert "Leave distillation out where folds" in err
+    arms = ("compare", "digits", "--arms", f"ce,distillation:teacher={teacher}", "--seeds", "2", "--limit", "100")
+    code, _, err = weathered(*arms, "--model", "mlp:width=8", "--epochs", "1")
+    assert code == 2
+    assert "arm 'distillation': the teacher in" in err
+    assert "runs done" not in err
 
 
 def test_a_student_is_trained_and_read_back_from_the_command_line(weathered, teacher, tmp_path):

@@ -31,9 +31,8 @@ def preview(spec: str, data: str, path: Path, seed: int = 0) -> Path:
     Incompatible if it does not fit the data, DataError for data without images or labels of images.
     """
     if path.suffix.lower() != ".png" or path.is_dir():
-        raise SpecError(
-            f"--preview {path} is no PNG file to write; name one, as in {path.stem or spec.partition(':')[0]}.png."
-        )
+        name = path.stem or spec.partition(":")[0]
+        raise SpecError(f"--preview {path} is no PNG file to write; name one, as in {name}.png.")
     uses = resolve([spec])
     if other := next((use for use in uses if use.entry.slot != "transform"), None):
         raise SpecError(f"{other.slug} is a {other.entry.slot}; only transforms change images and have a preview.")

@@ -102,16 +102,22 @@ class Distillation(Procedure):
         self._source, self._rows = loaded.recipe.data.train, loaded.splits.train.rows_in_source
         return {}
 
-    def check_test(self, source: str | None, test: Dataset) -> None:
+    def check_test(self, source: str, test: Dataset, fold: bool = False) -> None:
         """Refuse test rows that the teacher was trained on: the student would have been told of them.
 
-        source: the data that the test set was split off from. Raises Incompatible with how many such rows there are.
+        source: the data that the test set was split off from. fold: it is a part of the training set, as in the audit
+        of labels. Raises Incompatible with how many such rows there are.
         """
+        way_out = (
+            "Leave distillation out where folds of the training set are held out"
+            if fold
+            else "Train both with one --data-seed, or with one --test"
+        )
         seen = int(torch.isin(test.rows_in_source, self._rows).sum()) if source == self._source else 0
         if seen:
             raise Incompatible(
                 f"the teacher in {self.teacher} was trained on {seen} of the {len(test)} test rows, so the student "
-                "would be tested on what it was told. Train both with one --data-seed, or with one --test."
+                f"would be tested on what it was told. {way_out}."
             )
 
     @torch.no_grad()
