@@ -77,10 +77,15 @@ def test_compare_and_report(weathered, tmp_path):
         (("captions:40", "--use", "contrastive", "--use", "focal"), "never calls"),
         (("captions:40", "--use", "contrastive", "--use", "acil"), "Remove one of them"),
         (("captions:many",), "a number of images"),
+        (("captions:2", "--use", "contrastive"), "no class has two of the samples, 2 in all"),
+        (
+            ("captions:40", "--use", "contrastive", "--batch-size", "1"),
+            "has no negatives, got batch_size 1",
+        ),
     ],
 )
 def test_what_does_not_fit_ends_in_one_sentence(weathered, arguments, message):
-    code, _, err = weathered("train", *arguments, *SMALL)
+    code, _, err = weathered("train", *SMALL, *arguments)
     assert code == 2
     assert message in " ".join(err.split())
     assert "Traceback" not in err

@@ -43,6 +43,9 @@ FAST = ("--epochs", "1", "--model", "mlp:width=16", "--limit", "200")
         (["train", "digits", "--use", "msp"], "msp is a score, not a part of training"),
         (["train", "digits", "--model", "timm:resnet1"], "Did you mean"),
         (["compare", "digits", "--arms", "ce,,mixup"], "empty arm"),
+        (["compare", "digits", "--arms", "ce,mixup", "--launcher", "rey"], "launcher must be local or ray, got 'rey'"),
+        (["audit", "nowhere", "nowhere"], "a run is named twice"),
+        (["audit", "nowhere", "--audits", "few-shot"], "the audit few-shot is made while training"),
         (["audit", "nowhere"], "nowhere is not a run folder"),
         (["report", "nowhere"], "nowhere holds no run"),
         (["verify", "jocr"], "Did you mean 'jocor'?"),
@@ -323,6 +326,15 @@ def test_a_limited_audit_does_not_replace_a_fuller_one(weathered, tmp_path):
 
     def size() -> int:
         return json.loads((run / "audit.json").read_text())["selective"]["summary"]["area under risk-coverage"]["n"]
+
+    for asked, message in (
+        (("--audits", "accuracy", "--sigma", "0.5"), "--sigma would do nothing without the audit certified"),
+        (("--audits", "accuracy", "--scores", "msp"), "--scores would do nothing without the audit ood"),
+        (("--audits", "accuracy", "--ood", "digits"), "--ood would do nothing without the audit ood"),
+    ):
+        code, _, err = weathered("audit", str(run), *asked)
+        assert code == 2
+        assert message in err
 
     sizes, said = [], []
     for limit in ("40", "60", "50"):

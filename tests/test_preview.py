@@ -34,6 +34,9 @@ def test_what_has_no_preview_is_refused(weathered, tmp_path):
         (("show", "mixup", "--preview", "p.png", "--data", "t.csv"), "a preview needs images"),
         (("show", "mixup", "--preview", "t.csv/p.png"), "t.csv"),
         (("show", "mixpu", "--preview", "p.png"), "Did you mean 'mixup'"),
+        (("show", "mixup", "--preview", "p.pdf"), "--preview p.pdf is no PNG file to write; name one, as in p.png"),
+        (("show", "mixup", "--preview", "."), "is no PNG file"),
+        (("show", "mixgen", "--preview", "p.png", "--data", "captions:20"), "mixgen changes captions"),
     ):
         code, _, err = weathered(*arguments)
         assert code == 2

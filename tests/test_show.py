@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from weathered.cli import app
+from weathered.cli.catalogue import reflowed
 from weathered.cli.snippets import KINDS, snippet
 from weathered.registry import ENTRIES
 
@@ -35,6 +36,18 @@ def test_the_snippet_calls_the_method_itself_in_a_few_lines(entry):
         body = [line for line in snippet(slug).splitlines() if line and not line.startswith(("import", "from"))]
         assert len(body) <= 7
         assert all(len(line) <= 120 for line in body)
+
+
+def test_full_lines_are_joined_and_others_stay():
+    full = "x" * 100
+    assert reflowed(f"{full}\n{full}\nend.\nalpha > 0: a shape.\n\n{full}\n    code") == (
+        f"{full} {full} end.\nalpha > 0: a shape.\n\n{full}\n    code"
+    )
+
+
+def test_a_bundle_says_which_part_each_paragraph_is_about():
+    shown = CliRunner().invoke(app, ["show", "bag-of-tricks"], env={"COLUMNS": "80", "TERM": "dumb"}).output
+    assert "\nzero-gamma: The last scale" in shown
 
 
 def test_every_slot_in_use_has_a_kind_of_snippet():

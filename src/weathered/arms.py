@@ -80,7 +80,8 @@ def ablated(arms: Arms) -> Arms:
                 found[title] = tuple(map(str, kept))
     if not several:
         raise SpecError(
-            f"--ablate takes arms of several parts apart, but {', '.join(arms)} have one each; leave it out."
+            f"--ablate takes arms of several parts apart, but none of {', '.join(arms)} has more than one; leave it "
+            "out."
         )
     return found
 
@@ -161,6 +162,11 @@ def refusals(
             raise DataError(f"{first.data.train}: there is no '{metric.name}' of these data; rank by another metric.")
         try:
             build_run(first, prepared[key])
+            if any(use.slug == "distillation" for use in resolve(first.use)):
+                # each seed may test on other rows, which the teacher may have been trained on
+                for other in recipes[1:]:
+                    if other.data_seed != first.data_seed:
+                        build_run(other, prepare(other))
         except WeatheredError as error:
             refused[name] = error
     return refused

@@ -1,6 +1,7 @@
 """From names to parts: resolve what a recipe uses, with every default, and build it for given data."""
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,8 +40,10 @@ class Use:
 def entry_of(slug: str) -> Entry:
     """The table's entry for a slug or alias; raises SpecError with a suggestion."""
     slug = ALIASES.get(slug, slug)
-    if slug not in TABLE and "+" in slug:
-        each = " ".join(f"--use {part.strip()}" for part in slug.split("+"))
+    if slug not in TABLE and (joined := [part.strip() for part in re.split("[+,]", slug)])[1:]:
+        if not all(joined):
+            raise SpecError(f"no method '{slug}': a name beside its '{'+' if '+' in slug else ','}' is empty.")
+        each = " ".join(f"--use {part}" for part in joined)
         raise SpecError(f"no method '{slug}'. One --use names one method, as in {each}; only --arms joins them by '+'.")
     if slug not in TABLE:
         raise SpecError(f"no method '{slug}'.{near(slug, [*TABLE, *ALIASES])} 'weathered list' shows all {len(TABLE)}.")

@@ -26,8 +26,8 @@ def check_same_data(folder: RunFolder, fingerprint: str) -> None:
     """Refuse a folder whose run was made from other files than those that are there now."""
     if (folder.path / "run.json").exists() and folder.read_json("run.json")["data_fingerprint"] != fingerprint:
         raise DataError(
-            f"the data have changed since {folder.path} was trained on them. Delete the folder, or train into another "
-            "--out."
+            f"the data have changed since {folder.path} was trained on them. Bring them back as they were, or "
+            "delete the folder or train into another --out."
         )
 
 

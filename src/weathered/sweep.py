@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from weathered.core.errors import SpecError, WeatheredError
 from weathered.core.worker import end_with_parent
@@ -60,6 +60,8 @@ def run_all(
     `out` under the same path. workers: processes of the local pool, one per core by default.
     A failed run does not stop the others. Ctrl-C lets each run save its state, then stops.
     """
+    if launcher not in get_args(Launcher):
+        raise SpecError(f"launcher must be {' or '.join(get_args(Launcher))}, got '{launcher}'.")
     unique = {recipe.hash: recipe for recipe in recipes}
     todo = [recipe for name, recipe in unique.items() if RunFolder(out / name).state != "done"]
 
@@ -73,10 +75,8 @@ def run_all(
         from weathered.sweep_ray import launch_ray
 
         errors = launch_ray(todo, out)
-    elif launcher == "local":
-        errors = _launch_local(todo, out, workers, tell)
     else:
-        raise SpecError(f"launcher must be local or ray, got '{launcher}'.")
+        errors = _launch_local(todo, out, workers, tell)
     return [Outcome(RunFolder(out / recipe.hash), errors.get(recipe.hash)) for recipe in recipes]
 
 

@@ -58,7 +58,7 @@ def test_thirds_follow_training_counts_not_class_order():
 
 @pytest.mark.parametrize(
     ("counts", "reason"),
-    [(None, "not known"), ([9, 9, 9], "similar size, 9 to 9"), ([9, 17, 12], "similar size"), ([1, 2], "fewer than 3")],
+    [(None, "not known"), ([9, 9, 9], "size, 9 training"), ([9, 17, 12], "similar size"), ([1, 2], "fewer than 3")],
 )
 def test_no_thirds_with_a_reason(counts, reason):
     classes = 3 if counts is None else len(counts)

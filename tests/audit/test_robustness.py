@@ -196,7 +196,7 @@ def test_the_command_attacks_a_finished_run_and_tidies_up(tmp_path):
     assert invoke(app, [*asked, "--epsilon", "26/255", "--limit", "30"]).exit_code == 0
     assert (run.parent / "audit.json").read_bytes() == first
     for options, message in (
-        (["--audits", "accuracy", "--epsilon", "0.1"], "would do nothing without the robustness audit"),
+        (["--audits", "accuracy", "--epsilon", "0.1"], "would do nothing without the audit robustness"),
         (["--audits", "robustness", "--norm", "l3"], "norm must be one of linf, l2"),
         (["--audits", "robustness", "--attacks", "pgdd"], "Did you mean 'pgd'?"),
     ):

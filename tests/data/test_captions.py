@@ -87,13 +87,26 @@ def test_labels_beside_captions_are_kept(tmp_path, table):
 
 def test_missing_captions_and_columns_are_named(table, tmp_path):
     path = table(["a dog,train", " !,train", "a cat,train"])
-    with pytest.raises(DataError, match="caption in column 'text' has no word in row 1"):
+    with pytest.raises(DataError, match=r"pairs\.csv: the caption in column 'text' has no word in row 1"):
         load(path, caption_column="text")
+    with pytest.raises(DataError, match="Where images have captions in place of labels, pass --caption-column"):
+        load(path)
     with pytest.raises(DataError, match="no such column 'txt'.*Did you mean"):
         load(path, caption_column="txt")
     (tmp_path / "table.csv").write_text("a,text,label\n1,x y,0\n2,z,1\n")
     with pytest.raises(DataError, match="captions belong to images"):
         load(str(tmp_path / "table.csv"), caption_column="text")
+
+
+def test_images_left_out_of_either_part_are_counted(table, tmp_path):
+    path = table([f"a dog {i},train" for i in range(8)])
+    _, whole = load_pair(path, caption_column="text")
+    first = int(whole.rows_in_source[0])
+    (tmp_path / f"{first}.png").unlink()
+    train, test = load_pair(path, caption_column="text", skip_bad=True)
+    assert len(test) == len(whole) - 1
+    assert any(f"Of the test set: 1 images could not be read and were dropped, the first: {tmp_path}" in note
+               for note in train.notes)  # fmt: skip
 
 
 def test_word_ids_outside_the_vocabulary_are_refused():

@@ -61,5 +61,7 @@ def test_what_does_not_fit_is_refused(small_digits: Dataset):
         OneOf([MixUp()], [1, 2])
     with pytest.raises(ValueError, match="not all 0"):
         OneOf([MixUp(), CutMix()], [0, 0])
-    with pytest.raises(ValueError, match="at least one part"):
+    with pytest.raises(ValueError, match="at least one transform"):
         OneOf([])
+    with pytest.raises(ValueError, match="parts must be transforms such as MixUp\\(\\), got 'mixup'"):
+        OneOf(["mixup"])  # pyright: ignore[reportArgumentType]

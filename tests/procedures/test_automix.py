@@ -230,6 +230,11 @@ def test_a_stage_that_the_model_does_not_have_is_refused(images, spec, stage):
         Run(build_model(spec, images), images, procedure=AutoMix(stage=stage), settings=SGD)
 
 
+def test_a_reduction_that_leaves_no_channel_is_refused(images):
+    with pytest.raises(SpecError, match=r"reduction must be in \[1, 8\], since stage -3 has so many channels, got 9"):
+        Run(build_model("cnn_small:width=8", images), images, procedure=AutoMix(stage=-3, reduction=9), settings=SGD)
+
+
 def test_a_single_sample_is_its_own_partner(images):
     run, batch = make(images, AutoMix())
     alone = Batch.of(batch.x[:1], batch.target.single()[:1])

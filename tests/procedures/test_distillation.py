@@ -1,6 +1,7 @@
 """Distillation: gradients in closed form, a teacher that stands still and sees the same batch, refusals."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,6 +211,27 @@ def test_an_unfinished_or_incremental_teacher_is_refused(small_digits, tmp_path,
     ridge = train(recipe, tmp_path / "runs")
     with pytest.raises(Incompatible, match="needs a teacher that gives one softmax for each sample"):
         student(small_digits, Distillation(str(ridge.path)))
+
+
+def test_a_teacher_that_was_trained_on_the_test_rows_is_refused(weathered, teacher):
+    use = ("train", "digits", "--use", f"distillation:teacher={teacher}", "--limit", "100", "--dry-run")
+    code, _, err = weathered(*use, "--seed", "1")
+    found = re.search(r"was trained on (\d+) of the 450 test rows", err)
+    assert code == 2
+    assert found, err
+    # 200 of all 1,797 rows taught the teacher, and the test rows are another draw of them
+    assert int(found[1]) == pytest.approx(450 * 200 / 1797, abs=20)
+    assert "Train both with one --data-seed, or with one --test." in err
+    assert weathered(*use, "--seed", "1", "--data-seed", "0")[0] == 0
+    assert weathered(*use, "--seed", "0")[0] == 0
+    code, _, err = weathered(*use, "--seed", "0", "--fold", "1/4")
+    assert code == 2
+    assert "Leave distillation out where folds" in err
+    arms = ("compare", "digits", "--arms", f"ce,distillation:teacher={teacher}", "--seeds", "2", "--limit", "100")
+    code, _, err = weathered(*arms, "--model", "mlp:width=8", "--epochs", "1")
+    assert code == 2
+    assert "arm 'distillation': the teacher in" in err
+    assert "runs done" not in err
 
 
 def test_a_student_is_trained_and_read_back_from_the_command_line(weathered, teacher, tmp_path):

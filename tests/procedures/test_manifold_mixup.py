@@ -167,6 +167,8 @@ def test_a_run_learns_and_predicts_without_mixing(small_digits: Dataset, model, 
 def test_what_does_not_fit_is_refused(small_digits: Dataset):
     with pytest.raises(ValueError, match="alpha must be > 0"):
         ManifoldMixup(alpha=0)
+    with pytest.raises(ValueError, match="layers must be a list of names, got 'stem'"):
+        ManifoldMixup(layers="stem")
     with pytest.raises(ValueError, match="layers must differ"):
         ManifoldMixup(layers=("input", "input"))
     with pytest.raises(SpecError, match="no layer 'layer1'. Its stages are body.stages.0"):

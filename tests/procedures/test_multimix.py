@@ -195,6 +195,7 @@ def test_a_run_learns(small_digits: Dataset, part):
     ("options", "message"),
     [
         ({"num_tuples": 0}, "num_tuples must be in"),
+        ({"num_mixed": 0}, "num_mixed must be in .*, got 0"),
         ({"num_mixed": 0}, "num_mixed must be in"),
         ({"alpha_low": 0.0}, "0 < alpha_low <= alpha_high"),
         ({"alpha_low": 3.0}, "0 < alpha_low <= alpha_high"),

@@ -16,7 +16,7 @@ from weathered.report.build import build_report, render
 from weathered.report.charts import draw
 from weathered.report.model import ReportArm, ReportInput
 from weathered.report.pictures import data_uri
-from weathered.report.svg import tick_texts, ticks
+from weathered.report.svg import labels, share_ticks, tick_texts, ticks
 from weathered.report.text import Unit, cell, number, p_value, seconds
 from weathered.stats import mean_interval, paired_comparison
 
@@ -250,6 +250,25 @@ def test_ticks_leave_room_for_the_name_of_the_axis(values):
     name = float(re.findall(r"translate\((\d+) ", svg)[0]) + 7
     for x, words in re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end">([^<]*)<', svg):
         assert float(x) - 8.5 * len(words) >= name, words
+
+
+def test_labels_that_would_be_cut_alike_keep_their_ends():
+    names = [
+        "ce",
+        "scaling+warm-up+cosine without scaling",
+        "scaling+warm-up+cosine without cosine",
+        "another long one",
+    ]
+    found = labels(names, 14)
+    assert found == ["ce", "…thout scaling", "…ithout cosine", "another name"]
+    assert max(map(len, found)) <= 14
+
+
+def test_axes_of_shares_end_where_shares_do():
+    assert share_ticks(80, 80, "test accuracy in %")[-1] == 100
+    assert share_ticks(0, 0, "test accuracy in %")[0] == 0
+    assert share_ticks(80, 80, "seconds")[-1] > 100
+    assert share_ticks(95, 104, "test accuracy in %")[-1] >= 104
 
 
 def test_bars_start_at_zero_and_are_as_long_as_their_values():

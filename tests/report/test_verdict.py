@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from synthetic_report import arms, single_report
 
-from weathered.report.model import ReportArm, ReportInput
+from weathered.report.model import ArmAudit, ReportArm, ReportInput
 from weathered.report.verdict import corrected_p, holm, verdict
 from weathered.stats import mean_interval, paired_comparison
 
@@ -118,6 +118,36 @@ def test_arms_of_equal_means_are_level_whichever_comes_first():
         found = verdict(report({name: three[name] for name in order}, baseline="ce"))
         names = [name for name in order if name != "b"]
         assert found.headline == f"No clear winner: {names[0]}, {names[1]} and {names[2]} are level."
+
+
+def test_many_level_arms_are_counted_in_place_of_named():
+    level = {name: [0.5] for name in ("ce", "a", "b", "c", "d")}
+    assert verdict(report(level)).headline == "One seed cannot tell: all 5 arms are level, ce among them."
+    assert "5 arms are level, ce among them" in verdict(report({**level, "e": [0.1]})).headline
+
+
+@pytest.mark.parametrize(
+    ("gain", "headline"),
+    [
+        ((-0.27, -0.37, -0.17), ", 27.0 points behind logistic regression."),
+        ((0.05, 0.01, 0.09), ", 5.0 points ahead of logistic regression."),
+        ((0.05, -0.01, 0.11), ", not to be told from logistic regression."),
+    ],
+)
+def test_a_few_shot_run_says_how_it_lies_to_what_it_was_compared_with(gain, headline):
+    value, low, high = gain
+    summary = {
+        "1-shot accuracy": {"value": 0.44, "low": 0.36, "high": 0.52, "n": 10},
+        "1-shot gain over logistic regression": {"value": value, "low": low, "high": high, "n": 10},
+        "5-shot gain over logistic regression": {"value": 0.9, "low": 0.8, "high": 1.0, "n": 10},
+    }
+    arm = ReportArm("tfh", (), (0.44,), mean_interval([0.44]), 1.0)
+    audit = ArmAudit("tfh", {"audit": "few-shot", "summary": summary})
+    found = verdict(ReportInput("t", "1-shot accuracy on novel classes", "omniglot", (arm,), audits=(audit,)))
+    assert found.headline == f"tfh reaches 44.0\u00a0% 1-shot accuracy on novel classes{headline}"
+    text = " ".join(found.sentences)
+    assert "over 10 episodes is 36.0 to 52.0" in text
+    assert "nothing to compare with" not in text
 
 
 def test_a_difference_below_the_last_digit_is_not_called_zero():

@@ -131,7 +131,8 @@ def _thirds(
     if counts is None:
         return {}, ["Head, middle and tail are left out: the numbers of training samples per class are not known."]
     if counts.max() < TAIL_RATIO * counts.min():
-        spread = f"{int(counts.min())} to {int(counts.max())}"
+        least, most = int(counts.min()), int(counts.max())
+        spread = f"{least} to {most}" if least < most else str(most)
         return {}, [f"Head, middle and tail are left out: classes are of similar size, {spread} training samples each."]
     if len(counts) < 3:
         return {}, ["Head, middle and tail are left out: there are fewer than 3 classes."]

@@ -19,6 +19,11 @@ FILE = "audit.json"
 def check_audits(names: Sequence[str]) -> None:
     """Raise SpecError for a name that is no audit, with a suggestion."""
     for name in names:
+        if name in ("few-shot", "incremental"):
+            raise SpecError(
+                f"the audit {name} is made while training, with a method for it in the recipe, and kept in the run's "
+                f"{FILE}; leave it out here."
+            )
         if name not in AUDITS:
             raise SpecError(f"no audit '{name}'.{near(name, AUDITS)} There are: {', '.join(AUDITS)}.")
 

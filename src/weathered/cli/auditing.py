@@ -32,31 +32,39 @@ def audit_runs(
     ood: Sequence[str],
     scores: Sequence[str] | None,
     limit: int | None,
-    sigma: float,
+    sigma: float | None,
     labels: LabelOptions,
     as_json: bool,
     views: Sequence[str] = (),
-    budget: Mapping[str, Any] = MappingProxyType({}),
+    budget: Mapping[str, str | None] = MappingProxyType({}),
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit.
 
     views: names of what is averaged over; they have figures of their own beside those of the images alone. budget: of
-    the robustness audit, as from `attack_options`.
+    the robustness audit, see `attack_options`.
     """
     wanted = list(names or ())
     check_audits(wanted)
     check_views(views, wanted)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise SpecError("a run is named twice; an ensemble needs several.")
     runs = [load_run(path) for path in paths]
     if names is None:
         wanted = [name for name in default_audits(runs[0]) if not views or name in OVER_VIEWS]
+    own = {"ood": {"--ood": ood, "--scores": scores}, "certified": {"--sigma": sigma}, "robustness": budget}
+    _check_read(wanted, own)
+    attacking = attack_options(budget)
+    if len(runs) > 1 and "ood" not in wanted:
+        raise SpecError("several runs are combined by the audit ood alone; name one run, or add --audits ood.")
     folder = runs[0].folder
     path = folder.path / "audit.json"
     results: list[AuditResult] = []
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
         named = None if scores is None else tuple(scores)
+        noise = AuditOptions().sigma if sigma is None else sigma
         options = AuditOptions(
-            tuple(ood), named, limit, sigma, labels, show, tuple(views), **budget, announce=_announce
+            tuple(ood), named, limit, noise, labels, show, tuple(views), **attacking, announce=_announce
         )
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)
@@ -84,25 +92,29 @@ def _announce(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
-def attack_options(
-    audits: Sequence[str] | None, attacks: str | None, epsilon: str | None, norm: str | None
-) -> dict[str, Any]:
-    """What the command line says of the robustness audit. None stands for not given.
+def attack_options(budget: Mapping[str, str | None]) -> dict[str, Any]:
+    """What `--attacks`, `--epsilon` and `--norm` say; None stands for not given.
 
-    Raises SpecError for its options where it is not among the audits, and for attacks or a budget that do not fit.
+    Raises SpecError for attacks or a budget that do not fit.
     """
-    given = {"--attacks": attacks, "--epsilon": epsilon, "--norm": norm}
-    named = [name for name, value in given.items() if value is not None]
-    if named and "robustness" not in (audits or ()):
-        raise SpecError(f"{', '.join(named)} would do nothing without the robustness audit; add --audits robustness.")
-    if not named:
-        return {}
+    attacks, epsilon, norm = (budget.get(name) for name in ("--attacks", "--epsilon", "--norm"))
     plain = AuditOptions()
     length = plain.epsilon if epsilon is None else parse_length(epsilon)
     kind = plain.norm if norm is None else norm
     specs = DEFAULT if attacks is None else tuple(split_specs(attacks))
     build_attacks(specs, length, cast(Norm, kind))
     return {"attacks": specs, "epsilon": length, "norm": kind}
+
+
+def _check_read(wanted: Sequence[str], options: Mapping[str, Mapping[str, object]]) -> None:
+    """Raise SpecError for an option that was given and that none of the wanted audits reads."""
+    for audit, given in options.items():
+        idle = [name for name, value in given.items() if value not in (None, [])]
+        if idle and audit not in wanted:
+            raise SpecError(
+                f"{' and '.join(idle)} would do nothing without the audit {audit}; add --audits {audit}, or leave it "
+                "out."
+            )
 
 
 def label_options(

@@ -48,7 +48,8 @@ def show(
     if preview is not None:
         from weathered.cli.preview import preview as draw
 
-        typer.echo(f"preview: {draw(method, data, preview)}")
+        path = draw(method, data, preview)
+        typer.echo(json.dumps({"preview": str(path)}) if as_json else f"preview: {path}")
         return
     from weathered.cli.describe import describe
 
@@ -69,8 +70,25 @@ def show(
     if description["honours"]:
         console.print(f"\n[bold]honours[/bold] the slots {', '.join(description['honours'])}")
     if description["documentation"]:
-        console.print("\n" + description["documentation"], markup=False)
+        console.print("\n" + reflowed(description["documentation"]), markup=False)
     console.print("\n[bold]measured[/bold] " + description["measured"])
     console.print("\n[bold]in your own loop[/bold]\n")
     # lines that a terminal wraps could not be copied
     typer.echo(description["alone"], nl=False)
+
+
+def reflowed(text: str) -> str:
+    """The text with lines joined that were broken only because they were full, so that a terminal wraps them once."""
+    lines: list[str] = []
+    full = False
+    for line in text.splitlines():
+        if full and line and not line[0].isspace():
+            lines[-1] += " " + line
+        else:
+            lines.append(line)
+        full = len(line) >= FULL
+    return "\n".join(lines)
+
+
+FULL = 90
+"""Characters of a line that was broken for its length, where lines have up to 120."""

@@ -115,7 +115,9 @@ def audit(
         typer.Option(help="Scores for the ood audit; msp,energy,knn by default, and outlier-class after cnc-ood."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Audit at most this many test samples.")] = None,
-    sigma: Annotated[float, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units.")] = 0.25,
+    sigma: Annotated[
+        float | None, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units; 0.25 by default.")
+    ] = None,
     attacks: Annotated[
         str | None,
         typer.Option(help="For the robustness audit, as in pgd:steps=50,square; by default fgsm,pgd,attack-ensemble."),
@@ -144,14 +146,14 @@ def audit(
     as_json: opt.Json = False,
 ) -> None:
     """Measure how a finished run behaves, and write the figures beside it."""
-    from weathered.cli.auditing import attack_options, audit_runs, label_options
+    from weathered.cli.auditing import audit_runs, label_options
     from weathered.core.spec import split_specs
 
     wanted = [name.strip() for name in audits.split(",") if name.strip()] if audits else None
     labels = label_options(wanted, folds, pred_probs, label_score, annotators, workers)
     named = split_specs(scores) if scores is not None else None
     seen = [name.strip() for name in views.split(",")] if views is not None else []
-    budget = attack_options(wanted, attacks, epsilon, norm)
+    budget = {"--attacks": attacks, "--epsilon": epsilon, "--norm": norm}
     audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen, budget)
 
 

@@ -113,9 +113,9 @@ def compare_arms(
     else:
         console = Console()
         console.print(ranking_table(result))
-        if len(result.arms[0].values) > 1:
+        if (figures := figures_table(result)).row_count:
             console.print()
-            console.print(figures_table(result))
+            console.print(figures)
         for name, reason in result.refused.items():
             typer.echo(f"left out: {name}: {reason}", err=True)
         for note in result.notes():
@@ -131,6 +131,8 @@ def compare_arms(
 SHOWN = (
     *("mean IoU", "accuracy", "balanced accuracy", "worst class accuracy", "worst class IoU"),
     *("head accuracy", "middle accuracy", "tail accuracy", "head IoU", "middle IoU", "tail IoU"),
+    *("image to text recall at 1", "text to image recall at 1"),
+    *("image to text recall at 5", "text to image recall at 5"),
     *("mean corruption accuracy", "worst group accuracy", "expected calibration error", "negative log likelihood"),
 )
 """Figures that a terminal has room for; the report has all, with intervals."""

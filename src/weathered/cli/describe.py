@@ -37,7 +37,10 @@ def describe(slug: str) -> dict[str, Any]:
         "needs": needs,
         "breaks": breaks,
         "honours": sorted(honours),
-        "documentation": "\n\n".join(inspect.getdoc(part) or "" for part in parts),
+        "documentation": "\n\n".join(
+            (f"{slug}: " if entry.parts else "") + (inspect.getdoc(part) or "")
+            for slug, part in zip(entry.parts or (entry.slug,), parts, strict=True)
+        ),
         "alone": snippet(entry.slug),
         "measured": ledger_sentence(entry.claim),
     }

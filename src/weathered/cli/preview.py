@@ -19,15 +19,20 @@ IMAGES = 16
 COLUMNS = 4
 NAMED = 3
 """Classes of a mixture that are named."""
+WIDTH = 24
+"""Characters that stand beside those of the next picture on one line."""
 
 
 def preview(spec: str, data: str, path: Path, seed: int = 0) -> Path:
     """Write a grid of changed images with their targets as a PNG file, and return its path.
 
     spec: a transform with options. data: images, as for training. The same seed gives the same picture.
-    Raises SpecError for a method that is no transform, Incompatible if it does not fit the data, DataError for data
-    without images or labels of images.
+    Raises SpecError for a path that is no PNG file, for a method that is no transform or that changes captions too,
+    Incompatible if it does not fit the data, DataError for data without images or labels of images.
     """
+    if path.suffix.lower() != ".png" or path.is_dir():
+        name = path.stem or spec.partition(":")[0]
+        raise SpecError(f"--preview {path} is no PNG file to write; name one, as in {name}.png.")
     uses = resolve([spec])
     if other := next((use for use in uses if use.entry.slot != "transform"), None):
         raise SpecError(f"{other.slug} is a {other.entry.slot}; only transforms change images and have a preview.")
@@ -35,6 +40,9 @@ def preview(spec: str, data: str, path: Path, seed: int = 0) -> Path:
     if not dataset.is_image or dataset.is_segmentation:
         raise DataError(f"{data}: a preview needs images with one label each.")
     parts = build_parts(uses, dataset).slots["transforms"]
+    for use, part in zip(uses, parts, strict=True):
+        if "caption" in part.traits.needs:
+            raise SpecError(f"{use.slug} changes captions with their images, which a preview does not show.")
     check(set(dataset.facts), [("transform", part) for part in parts], Procedure())
     rows = torch.randperm(len(dataset), generator=generator(seed, "preview"))[:IMAGES].sort().values
     batch = Batch(dataset.floats(rows), Target.hard(dataset.labels[rows]), rows)
@@ -61,6 +69,7 @@ def _draw(batch: Batch, dataset: Dataset, title: str, path: Path) -> None:
     for number, image in enumerate(batch.x.clamp(0, 1)):
         axes = figure.add_subplot(lines, COLUMNS, number + 1)
         axes.imshow(image.permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(caption(target[number], dataset.class_names), fontsize=8)
+        title = caption(target[number], dataset.class_names)
+        axes.set_title(title if len(title) <= WIDTH else title.replace(", ", ",\n"), fontsize=8)
         axes.set_axis_off()
     figure.savefig(path, format="png", dpi=120)

@@ -22,6 +22,6 @@ def warn_if_emulated(precision: str, device: torch.device) -> None:
     if precision == "bf16-mixed" and not bfloat16_is_native(device):
         warnings.warn(
             f"this {device.type} has no bfloat16 instructions, so bf16-mixed will be several times slower than "
-            "32-true; leave --precision out.",
+            "32-true; leave out --precision, or low-precision.",
             stacklevel=3,
         )

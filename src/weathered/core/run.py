@@ -94,6 +94,7 @@ class Run:
         if len(train) < 2 or train.num_classes < least:
             raise DataError(
                 f"{train.name}: training needs 2 samples of 2 classes, got {len(train)} of {train.num_classes}."
+                f"{' Captions are learned from with --use contrastive.' if train.is_captioned else ''}"
             )
         check_shapes(train, self.aux_data)
         if self.settings.batch_size % self.fabric.world_size:

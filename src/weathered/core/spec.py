@@ -6,7 +6,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from weathered.core.errors import SpecError
@@ -25,6 +25,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, rest = text.partition(":")
     name = name.strip()
+    if not text.strip():
+        raise SpecError("a name is empty; expected one such as mixup or mixup:alpha=0.2.")
     if not name:
         raise SpecError(f"'{text}' has no name before ':'.")
     options: dict[str, Any] = {}
@@ -101,11 +103,35 @@ def check_options(
     hints = option_types(factory)
     for key, value in options.items():
         if key not in known:
-            listing = ", ".join(known) or "none"
-            raise SpecError(f"{name} has no option '{key}'.{near(key, known)} It has: {listing}.")
+            listing = f" It has: {', '.join(known)}." if known else " It has no options."
+            raise SpecError(f"{name} has no option '{key}'.{near(key, known)}{listing}")
         if key in hints and not fits(value, hints[key]):
             kind = type(value).__name__
-            raise SpecError(f"{name}: option '{key}' takes {describe(hints[key])}, got {value!r} ({kind}).")
+            raise SpecError(
+                f"{name}: option '{key}' takes {describe(hints[key])}, got {value!r} ({kind})."
+                f"{_as_list(name, key, value, hints[key])}"
+            )
+
+
+LISTS = (list, tuple, Sequence)
+
+
+def _items(annotation: Any) -> Any:
+    """What a list of this annotation holds, None where it is no list."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((item for option in typing.get_args(annotation) if (item := _items(option)) is not None), None)
+    found = typing.get_args(annotation)
+    return found[0] if typing.get_origin(annotation) in LISTS and found else None
+
+
+def _as_list(name: str, key: str, value: Any, annotation: Any) -> str:
+    """How to write a text as a list of texts, which a shell takes the quotes from; empty where none is wanted."""
+    item = _items(annotation)
+    if not isinstance(value, str) or item is None or item in (float, int, bool):
+        return ""
+    texts = [text.strip(" '\"[]") for text in split_commas(value.strip("[] "))]
+    quoted = ",".join(f"'{text}'" for text in texts if text)
+    return f""" Texts in a list stand in quotes, and the whole in others: "{name}:{key}=[{quoted}]"."""
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -123,9 +149,15 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, annotation)
     if annotation is type(None):
         return value is None
-    if origin in (list, tuple):
-        return isinstance(value, (list, tuple))
-    return True
+    if origin in LISTS:
+        item = _items(annotation)
+        return isinstance(value, (list, tuple)) and (item is None or all(fits(one, item) for one in value))
+    # parts and data are named
+    return isinstance(value, (str, annotation)) if _is_named(annotation) else True
+
+
+def _is_named(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and annotation not in (object, float, int, bool, str, type(None))
 
 
 def as_annotated(value: Any, annotation: Any) -> Any:
@@ -135,6 +167,9 @@ def as_annotated(value: Any, annotation: Any) -> Any:
     return float(value) if whole and float in options and int not in options else value
 
 
+ITEMS = {float: "numbers", int: "whole numbers", str: "texts"}
+
+
 def describe(annotation: Any) -> str:
     """An annotation in words for an error message."""
     origin = typing.get_origin(annotation)
@@ -142,8 +177,11 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(option) for option in typing.get_args(annotation))
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(option) for option in typing.get_args(annotation))
-    if origin in (list, tuple):
-        return "a list"
+    if origin in LISTS:
+        item = _items(annotation)
+        return "a list" + (f" of {ITEMS[item]}" if item in ITEMS else " of names" if _is_named(item) else "")
+    if _is_named(annotation):
+        return "a name"
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "nothing"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 

@@ -30,7 +30,7 @@ def choose_column(columns: Sequence[str], asked: str | None, what: str, name: st
     if asked is None:
         raise MissingColumn(
             f"{name}: there is no column 'label'; pass --label-column with one of: {_columns(columns)}."
-            f"{near('label', columns)}"
+            f"{near('label', columns)} Where images have captions in place of labels, pass --caption-column."
         )
     raise MissingColumn(
         f"{name}: there is no {what} column '{asked}'.{near(asked, columns)} The columns are: {_columns(columns)}."

@@ -44,7 +44,10 @@ def stratified_split(
     held = torch.minimum(held.clamp_min(1), (counts - 1).clamp_min(0))
     out = rank < held[grouped]
     if not out.any() or out.all():
-        raise DataError(f"{len(labels)} samples are too few to hold out a share of {fraction}.")
+        raise DataError(
+            f"no class has two of the samples, {len(labels)} in all, so none can be held out; give more, or name "
+            "a test set with --test."
+        )
     return order[~out].sort().values, order[out].sort().values
 
 

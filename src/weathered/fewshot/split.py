@@ -96,5 +96,5 @@ def _check_rows(parts: tuple[Dataset, ...], options: EpisodeOptions) -> None:
         raise DataError(
             f"an episode takes {taken} rows of a novel class, {max(options.shots)} as support and {options.queries} as "
             f"queries, but class '{parts[0].class_names[least]}' has {int(counts[least])}{more}; lower --queries or "
-            "--shots, or leave out such classes."
+            "--shots, leave out such classes, or raise --limit where it cut them."
         )

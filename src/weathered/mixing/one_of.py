@@ -17,14 +17,19 @@ from weathered.core.roles import BatchTransform, Part
 class OneOf(BatchTransform):
     """Apply one of several transforms to each batch.
 
-    parts: at least one transform. weights: how likely each is, >= 0 and not all 0; all alike by default.
+    parts: at least one transform, by name on the command line, as in "one-of:parts=['mixup','cutmix']".
+    weights: how likely each is, >= 0 and not all 0; all alike by default.
     It needs what any of them needs and breaks what any of them breaks. Raises ValueError for weights that do not fit.
     """
 
     def __init__(self, parts: Sequence[BatchTransform], weights: Sequence[float] = ()):
+        if not parts:
+            raise ValueError("parts must name at least one transform, got none")
+        if wrong := next((part for part in parts if not isinstance(part, BatchTransform)), None):
+            raise ValueError(f"parts must be transforms such as MixUp(), got {wrong!r}")
         given = tuple(float(weight) for weight in weights) or (1.0,) * len(parts)
-        if not parts or len(given) != len(parts):
-            raise ValueError(f"expected at least one part and one weight for each, got {len(parts)} and {len(given)}")
+        if len(given) != len(parts):
+            raise ValueError(f"expected one weight for each of {len(parts)} parts, got {len(given)}")
         if not (all(0 <= weight < math.inf for weight in given) and sum(given) > 0):
             raise ValueError(f"weights must be >= 0, finite and not all 0, got {list(given)}")
         self.parts, self.weights = tuple(parts), given

@@ -83,8 +83,8 @@ class AutoMix(Procedure):
     reduction: of the block's channels.
 
     Any loss part serves all three losses. A reweight part sees clean and mixed samples as one batch of 2 B; the loss
-    that trains the block is not weighted. Raises SpecError in `setup` if the model has no such stage, and ValueError if
-    its classifier cannot be drawn anew.
+    that trains the block is not weighted. Raises SpecError in `setup` if the model has no such stage, too few channels
+    in it for `reduction`, or a classifier that cannot be drawn anew.
     """
 
     traits = Traits(
@@ -144,9 +144,17 @@ class AutoMix(Procedure):
                 channels = stage_map(run.model, run.train.floats(torch.arange(1)).to(run.device), self.stage).shape[1]
         except (AssertionError, IndexError, ValueError) as error:
             raise SpecError(f"AutoMix cannot take stage {self.stage} of the model: {error}.") from error
+        if self.reduction > channels:
+            raise SpecError(
+                f"automix: reduction must be in [1, {channels}], since stage {self.stage} has so many channels, got "
+                f"{self.reduction}."
+            )
         mix_head = copy.deepcopy(cast(Any, run.model).get_classifier())
         if not hasattr(mix_head, "reset_parameters"):
-            raise ValueError(f"AutoMix cannot draw a second head, {type(mix_head).__name__} has no reset_parameters")
+            raise SpecError(
+                f"AutoMix cannot draw a second head, {type(mix_head).__name__} has no reset_parameters; use --head "
+                "linear."
+            )
         mix_head.reset_parameters()
         return {
             MIX_HEAD: mix_head,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weathered.core.batch import Batch
-from weathered.core.errors import Incompatible
+from weathered.core.errors import Incompatible, SpecError
 from weathered.core.facts import Traits
 from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
@@ -67,7 +67,8 @@ class Contrastive(Procedure):
     """Train an image and a text tower together; a finished run is scored by recall among the test pairs.
 
     dim, hidden >= 1: widths of the embeddings and of the hidden layers. temperature in [0.01, 1]: at the start.
-    The model's classifier is not used. Raises ValueError for arguments out of range, Incompatible for several devices.
+    The model's classifier is not used. Raises ValueError for arguments out of range, SpecError for batches of
+    a single pair, Incompatible for several devices.
     """
 
     traits = Traits(
@@ -91,6 +92,11 @@ class Contrastive(Procedure):
             raise Incompatible(
                 "Contrastive looks for negatives in the whole batch, which several devices would part. Train on one "
                 "device, or remove it."
+            )
+        if min(run.settings.batch_size, len(run.train)) < 2:
+            raise SpecError(
+                f"Contrastive needs batches of at least 2 pairs, since a pair alone has no negatives, got batch_size "
+                f"{run.settings.batch_size}. Raise --batch-size."
             )
         captions = run.train.extra[CAPTION]
         known = torch.zeros(len(run.train.words) + RESERVED, dtype=torch.bool)

@@ -31,6 +31,7 @@ from weathered.procedures.base import check_range
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
+    from weathered.data.dataset import Dataset
 
 
 def soft_cross_entropy(
@@ -61,7 +62,8 @@ class Distillation(Procedure):
     teacher: the folder of a finished run on the same classes and inputs. hard_weight in [0, 1]: h, what the objective
     on the labels counts for. temperature > 0: T, which softens both predictions.
     Raises ValueError for arguments out of range, and in `setup` DataError if there is no such run, Incompatible if its
-    classes or inputs are others. The teacher is read again when a run goes on, and is not saved with it.
+    classes or inputs are others. A recipe whose test rows the teacher was trained on is refused. The teacher is read
+    again when a run goes on, and is not saved with it.
     """
 
     traits = Traits(honours=frozenset({"sampler", "transform", "loss", "reweight", "term", "stepper"}))
@@ -97,7 +99,26 @@ class Distillation(Procedure):
         # no module of the run: it is neither trained nor saved
         self.network = loaded.model.to(run.device).requires_grad_(False).eval()
         self._loss = loaded.run.loss_part
+        self._source, self._rows = loaded.recipe.data.train, loaded.splits.train.rows_in_source
         return {}
+
+    def check_test(self, source: str, test: Dataset, fold: bool = False) -> None:
+        """Refuse test rows that the teacher was trained on: the student would have been told of them.
+
+        source: the data that the test set was split off from. fold: it is a part of the training set, as in the audit
+        of labels. Raises Incompatible with how many such rows there are.
+        """
+        way_out = (
+            "Leave distillation out where folds of the training set are held out"
+            if fold
+            else "Train both with one --data-seed, or with one --test"
+        )
+        seen = int(torch.isin(test.rows_in_source, self._rows).sum()) if source == self._source else 0
+        if seen:
+            raise Incompatible(
+                f"the teacher in {self.teacher} was trained on {seen} of the {len(test)} test rows, so the student "
+                f"would be tested on what it was told. {way_out}."
+            )
 
     @torch.no_grad()
     def teach(self, run: Run, x: Tensor) -> Float[Tensor, "B C"]:

@@ -59,6 +59,8 @@ class ManifoldMixup(Procedure):
 
     def __init__(self, alpha: float = 2.0, layers: Sequence[str] = ()):
         check_arguments(alpha, 1.0)
+        if isinstance(layers, str):
+            raise ValueError(f"layers must be a list of names, got '{layers}'")
         if len(set(layers)) < len(layers):
             raise ValueError(f"layers must differ, got {', '.join(layers)}")
         self.alpha, self.layers = alpha, tuple(layers)

@@ -120,7 +120,8 @@ class MultiMix(Procedure):
         momentum: float = 0.999,
     ):
         check_range("num_tuples", num_tuples, num_tuples >= 1, "[1, infinity)")
-        check_range("num_mixed", num_mixed or 1, num_mixed is None or num_mixed >= 1, "[1, infinity)")
+        if num_mixed is not None:
+            check_range("num_mixed", num_mixed, num_mixed >= 1, "[1, infinity)")
         draw_weights((1,), 1, 1, alpha_low, alpha_high, torch.Generator())
         if attention not in ("relu", "softmax"):
             raise ValueError(f"attention must be 'relu' or 'softmax', got '{attention}'")

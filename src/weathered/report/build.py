@@ -33,6 +33,7 @@ AUDIT_NAMES = {
     "segmentation": "Segmentation",
     "incremental": "Learning classes in phases",
     "few-shot": "Learning new classes from a few samples",
+    "retrieval": "Finding captions and images",
 }
 
 

@@ -10,7 +10,19 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from weathered.audit.result import Chart, Series
-from weathered.report.svg import COLOURS, dash, element, line, marker, shorten, text, tick_texts, ticks
+from weathered.report.svg import (
+    COLOURS,
+    dash,
+    element,
+    labels,
+    line,
+    marker,
+    share_ticks,
+    shorten,
+    text,
+    tick_texts,
+    ticks,
+)
 from weathered.report.text import Cell, cell, finite
 
 WIDTH = 480.0
@@ -75,7 +87,7 @@ def _lines(chart: Chart) -> tuple[Markup, float]:
     positions = [[float(names.index(x)) if isinstance(x, str) else float(x) for x in s.x] for s in chart.series]
     found_x = [x for row in positions for x in row] or [0.0]
     found_y = _numbers(chart.series) or [0.0]
-    y_ticks = ticks(0, 1) if chart.diagonal else ticks(min(found_y), max(found_y))
+    y_ticks = ticks(0, 1) if chart.diagonal else share_ticks(min(found_y), max(found_y), chart.y_label)
     # room for the ticks at a phone's size of type, and for the axis's name beside them
     left = 28 + 9.0 * max(len(words) for words in tick_texts(y_ticks))
     x_ticks = ticks(0, 1) if chart.diagonal else ticks(min(found_x), max(found_x), 6)
@@ -152,9 +164,9 @@ def _bars(chart: Chart) -> tuple[Markup, float]:
         return left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left)
 
     parts = _vertical_grid(x_ticks, px, top, bottom)
-    for row, name in enumerate(names):
+    for row, name in enumerate(labels(names, LABEL)):
         middle = top + row * (count * bar + gap) + gap / 2 + count * bar / 2
-        parts.append(text(left - 8, middle + 4.5, shorten(name, LABEL), "tick", "end"))
+        parts.append(text(left - 8, middle + 4.5, name, "tick", "end"))
     for number, series in enumerate(chart.series):
         for i, (name, y) in enumerate(zip(series.x, series.y, strict=True)):
             if not finite(y):
@@ -210,7 +222,8 @@ def draw_intervals(
     left, right = _label_width([row.name for row in rows]), WIDTH - 16
     bottom = top + step * len(rows)
     seen = [v for row in rows for v in (row.value, row.low, row.high, *row.dots) if finite(v)]
-    x_ticks = ticks(min(seen), max(seen))
+    x_ticks = share_ticks(min(seen), max(seen), x_label)
+    names = labels([row.name for row in rows], LABEL)
 
     def px(value: float) -> float:
         return left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left)
@@ -220,7 +233,7 @@ def draw_intervals(
     for number, row in enumerate(rows):
         middle = top + step * (number + 0.5)
         colour = "s6" if row.name == reference else "s0"
-        parts.append(text(left - 8, middle + 4.5, shorten(row.name, LABEL), "tick strong", "end"))
+        parts.append(text(left - 8, middle + 4.5, names[number], "tick strong", "end"))
         if finite(row.low) and finite(row.high):
             parts.append(line(px(row.low), middle, px(row.high), middle, f"interval {colour}"))
         parts += [element("circle", cx=px(v), cy=middle + 12, r=2.6, class_=f"dot {colour}") for v in row.dots]

@@ -77,9 +77,7 @@ def _notes(result: CompareResult, data_notes: Sequence[str], pictured: bool) -> 
         whole = "result" if len(result.arms) == 1 else "ranking"
         notes.append(f"Audits and pictures are those of seed {seeds[0]}; the {whole} is over all {len(seeds)}.")
     if not pictured:
-        notes.append(
-            "No samples are shown: the classifier's scores are not probabilities, so none can be called worst."
-        )
+        notes.append("No samples are shown: the model gives no probabilities of classes, so none can be called worst.")
     notes += [f"{name} was left out: {reason}" for name, reason in result.refused.items()]
     return (*notes, *result.notes(), *(f"Run {name} failed: {error}" for name, error in result.failed.items()))
 

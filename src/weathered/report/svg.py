@@ -39,6 +39,22 @@ def shorten(words: str, most: int) -> str:
     return words if len(words) <= most else words[: most - 1].rstrip() + "…"
 
 
+def labels(names: Sequence[str], most: int) -> list[str]:
+    """Labels that fit; where cutting the end leaves two alike, the beginnings of those are cut instead."""
+    cut = [shorten(name, most) for name in names]
+    return [
+        label if cut.count(label) == 1 or len(name) <= most else "…" + name[1 - most :].lstrip()
+        for name, label in zip(names, cut, strict=True)
+    ]
+
+
+def share_ticks(low: float, high: float, label: str) -> list[float]:
+    """As `ticks`, but without those outside 0 to 100 where the label says that values inside are per cent."""
+    found = ticks(low, high)
+    inside = label.endswith("in %") and low >= 0 and high <= 100
+    return [value for value in found if 0 <= value <= 100] if inside else found
+
+
 def marker(x: float, y: float, number: int, size: float = 4.0) -> Markup:
     """Circle, square, triangle or diamond in the colour of series `number`."""
     class_, shape = f"mark s{number % COLOURS}", number % 4

@@ -17,6 +17,8 @@ from weathered.stats import Comparison, paired_comparison
 
 LEVEL = 0.05
 FEW_SEEDS = 5
+NAMED = 4
+"""Arms that a headline names."""
 
 
 class Verdict(NamedTuple):
@@ -99,6 +101,8 @@ def _lead(ranking: Sequence[ReportArm], baseline: ReportArm, gap: str) -> str:
     other = ranking[1] if best is baseline else baseline
     if level(best, other):
         equal = [arm.name for arm in ranking if level(arm, best)]
+        if len(equal) > NAMED:
+            return f"{'all ' if len(equal) == len(ranking) else ''}{len(equal)} arms are level, {best.name} among them"
         return f"{', '.join(equal[:-1])} and {equal[-1]} are level"
     return f"{best.name} is {'' if len(best.values) == 1 else 'on average '}{gap} ahead of {other.name}"
 
@@ -206,10 +210,10 @@ def _power(comparison: Comparison, corrected: float, unit: Unit) -> list[str]:
 
 def _single(report: ReportInput) -> Verdict:
     arm, unit = report.arms[0], Unit.of(report.percent)
-    headline = f"{arm.name} reaches {unit.value(arm.estimate.value)} {report.metric}."
-    sentences = [
-        f"One arm was trained with {_seeds(len(arm.values))} on {report.data}; there is nothing to compare with."
-    ]
+    beside, told = _within(report, unit)
+    headline = f"{arm.name} reaches {unit.value(arm.estimate.value)} {report.metric}{beside}."
+    trained = f"One arm was trained with {_seeds(len(arm.values))} on {report.data}"
+    sentences = [f"{trained}. {told}" if told else f"{trained}; there is nothing to compare with."]
     if arm.estimate.n > 1 and not finite(arm.estimate.low):
         sentences.append(f"All {arm.estimate.n} seeds give the same, which says nothing about how much others differ.")
     elif arm.estimate.n > 1:
@@ -222,6 +226,30 @@ def _single(report: ReportInput) -> Verdict:
     return Verdict(headline, tuple(sentences), "single")
 
 
+def _within(report: ReportInput, unit: Unit) -> tuple[str, str]:
+    """How a few-shot run lies to what it was compared with on the same episodes, for the headline and in a sentence.
+
+    Both empty where the run itself compares nothing.
+    """
+    if len(report.arms[0].values) > 1:
+        return "", ""
+    shots = report.metric.partition(" ")[0]
+    for audit in report.audits:
+        for name, found in audit.result.get("summary", {}).items():
+            rival = name.removeprefix(f"{shots} gain over ")
+            if audit.result.get("audit") != "few-shot" or rival == name or not finite(found["low"]):
+                continue
+            side = "ahead of" if found["value"] > 0 else "behind"
+            sure = found["low"] > 0 or found["high"] < 0
+            beside = f", {unit.gap(found['value'])} {side} {rival}" if sure else f", not to be told from {rival}"
+            span = unit.interval(found["low"], found["high"], signed=True)
+            return beside, (
+                f"On the same episodes its difference to {rival} is {unit.signed(found['value'])}{unit.difference} "
+                f"(95 % interval {span})."
+            )
+    return "", ""
+
+
 def _sampling(report: ReportInput, unit: Unit) -> list[str]:
     """The interval over test samples, where an audit found this run's value under the first words of the metric."""
     value, metric = report.arms[0].estimate.value, report.metric.removeprefix("test ")
@@ -230,5 +258,6 @@ def _sampling(report: ReportInput, unit: Unit) -> list[str]:
             same = f"{metric} ".startswith(f"{name} ") and finite(found["value"]) and abs(found["value"] - value) < 1e-6
             if same and finite(found["low"]) and finite(found["high"]):
                 span = unit.interval(found["low"], found["high"])
-                return [f"The 95 % interval over {found['n']} test samples is {span}."]
+                what = "episodes" if audit.result.get("audit") == "few-shot" else "test samples"
+                return [f"The 95 % interval over {found['n']} {what} is {span}."]
     return []

@@ -62,21 +62,22 @@ def captions_of(source: str, rest: str, options: ReadOptions) -> list[str] | Non
 
 
 def with_columns(
-    dataset: Dataset, groups: list[str] | None, captions: list[str] | None, options: ReadOptions
+    dataset: Dataset, groups: list[str] | None, captions: list[str] | None, options: ReadOptions, name: str
 ) -> Dataset:
     """The data set with `group` and `group_names` from the groups, captions as word ids, and the rows asked for.
 
     Groups are numbered in sorted order of their names, numbers before text; those of the training set keep theirs.
-    Words get their ids the same way. Raises DataError for a group or a caption that is missing.
+    Words get their ids the same way. name: of the source, for errors. Raises DataError for a group or a caption that
+    is missing.
     """
     if captions is not None:
-        dataset = _captioned(dataset, of_chosen(captions, options), options)
+        dataset = _captioned(dataset, of_chosen(captions, options), options, name)
     if groups is not None:
         values = of_chosen(groups, options)
         empty = next((row for row, value in enumerate(values) if not value), None)
         if empty is not None:
             raise DataError(
-                f"{dataset.name}: the group in column '{options.group_column}' is missing in row {empty}; fill it in, "
+                f"{name}: the group in column '{options.group_column}' is missing in row {empty}; fill it in, "
                 "or drop the row."
             )
         kept = [str(values[row]) for row in dataset.rows_in_source.tolist()]
@@ -102,15 +103,15 @@ def with_captions(dataset: Dataset, captions: Sequence[str], tokeniser: WordToke
     return dataset.replace(extra={**dataset.extra, CAPTION: tokeniser.encode(captions)}, words=tokeniser.words)
 
 
-def _captioned(dataset: Dataset, captions: Sequence[str], options: ReadOptions) -> Dataset:
+def _captioned(dataset: Dataset, captions: Sequence[str], options: ReadOptions, name: str) -> Dataset:
     """Words of a test set that the training set does not hold are unknown."""
     if not dataset.is_image:
-        raise DataError(f"{dataset.name}: captions belong to images, but the data are a table.")
+        raise DataError(f"{name}: captions belong to images, but the data are a table.")
     kept = [str(captions[row]) for row in dataset.rows_in_source.tolist()]
     empty = next((row for row, text in enumerate(kept) if not words_of(text)), None)
     if empty is not None:
         raise DataError(
-            f"{dataset.name}: the caption in column '{options.caption_column}' has no word in row "
+            f"{name}: the caption in column '{options.caption_column}' has no word in row "
             f"{int(dataset.rows_in_source[empty])}; fill it in, or drop the row."
         )
     return with_captions(dataset, kept, WordTokeniser(options.words) if options.words else WordTokeniser.fit(kept))

@@ -169,6 +169,7 @@ def load_pair(
     whole = _note_limit(whole, len(kept), limit)
     train = finish(whole, None if everything else chosen)
     test = finish(_with_channels(test_source, train), held)
+    dropped = [f"Of the test set: {note}" for note in test.notes[len(test_source.notes) :]]
     if train.is_image and train.inputs.shape[0] < test.inputs.shape[0]:
         train = finish(_with_channels(whole, test), None if everything else chosen)
     if train.inputs.shape != test.inputs.shape:
@@ -178,7 +179,7 @@ def load_pair(
         )
     absent = missing or _empty_classes_note(test, "test")
     gaps = (_empty_classes_note(train, "training"), absent, _new_groups_note(train, test))
-    train = train.replace(notes=(*train.notes, *(gap for gap in gaps if gap)))
+    train = train.replace(notes=(*train.notes, *dropped, *(gap for gap in gaps if gap)))
     return train, test.replace(name=f"{test.name} (test)", notes=(*test.notes, note) if note else test.notes)
 
 
@@ -272,7 +273,7 @@ def read_source(spec: str, options: ReadOptions) -> Dataset:
         dataset = resized(dataset, options.image_size)
     if dataset.source_rows is None:
         dataset = dataset.replace(source_rows=torch.arange(len(dataset)))
-    return with_columns(dataset, groups, captions, options)
+    return with_columns(dataset, groups, captions, options, rest or name)
 
 
 def parse_source(spec: str) -> tuple[str, str]:
