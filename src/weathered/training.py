@@ -78,6 +78,7 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
         fabric=fabric,
         **parts.slots,
     )
+    run.procedure.check_test(recipe.data, splits.test)
     if (few_shot := method_of(recipe)) is not None:
         check_few_shot(few_shot, run)
     return run

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,6 +14,8 @@ from weathered.core.errors import DataError, Incompatible
 from weathered.core.fit import fit
 from weathered.core.run import Run
 from weathered.core.settings import Settings
+from weathered.data.overlap import trained_on
+from weathered.data.prepare import prepare
 from weathered.data.sources import load
 from weathered.losses.ldam import LDAM
 from weathered.mixing.mixup import MixUp
@@ -210,6 +213,48 @@ def test_an_unfinished_or_incremental_teacher_is_refused(small_digits, tmp_path,
     ridge = train(recipe, tmp_path / "runs")
     with pytest.raises(Incompatible, match="needs a teacher that gives one softmax for each sample"):
         student(small_digits, Distillation(str(ridge.path)))
+
+
+def test_a_teacher_that_embeds_is_refused_even_where_its_width_is_the_number_of_classes(tmp_path):
+    use = ("contrastive:dim=4,hidden=8",)
+    recipe = Recipe(DataOptions("captions:40"), "cnn_small:width=8", use=use, settings=Settings(epochs=1))
+    embeds = train(recipe.with_settings(batch_size=16), tmp_path)
+    with pytest.raises(Incompatible, match="needs a teacher that gives one softmax for each sample"):
+        student(load("captions:40"), Distillation(str(embeds.path)))
+
+
+@pytest.mark.parametrize(
+    ("data", "seed", "seen"),
+    [
+        (DIGITS, 1, True),
+        (DataOptions("digits", limit=200, seed=0), 1, False),
+        (DataOptions("digits", limit=200, seed=1), 0, True),
+        (DataOptions("digits", fold="1/5", seed=0), 0, True),
+    ],
+)
+def test_a_teacher_that_was_trained_on_test_rows_of_the_student_is_refused(teacher, tmp_path, data, seed, seen):
+    recipe = Recipe(data, "mlp:width=8", use=(f"distillation:teacher={teacher}",), settings=Settings(epochs=1))
+    recipe = recipe.with_settings(seed=seed, batch_size=100)
+    if not seen:
+        assert train(recipe, tmp_path).state == "done"
+        return
+    rows = prepare(recipe).test.rows_in_source
+    count = int(torch.isin(rows, prepare(Recipe(DIGITS)).train.rows_in_source).sum())
+    with pytest.raises(Incompatible, match=f"{count} of the {len(rows)} test rows were training rows of the teacher"):
+        train(recipe, tmp_path)
+    assert count > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_test_rows_of_another_file_are_not_those_of_the_teacher(teacher, tmp_path):
+    data, images = load("digits"), tmp_path / "digits.npz"
+    np.savez(images, x=data.inputs.fetch(torch.arange(300)).numpy(), y=data.labels[:300].numpy())
+    assert trained_on(data, DataOptions("digits", str(images)), torch.arange(300), DataOptions("digits")) == 0
+    assert trained_on(data, DataOptions("digits"), torch.arange(300), DataOptions(str(images))) == 0
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(images.read_bytes())
+    same = DataOptions("digits", str(copy)), torch.arange(5, 300), DataOptions(str(images))
+    assert trained_on(data.select(torch.arange(8)), *same) == 3
 
 
 def test_a_student_is_trained_and_read_back_from_the_command_line(weathered, teacher, tmp_path):

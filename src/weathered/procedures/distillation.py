@@ -27,10 +27,13 @@ from weathered.core.errors import DataError, Incompatible
 from weathered.core.facts import Traits
 from weathered.core.objective import logits_for_test
 from weathered.core.procedure import Procedure
+from weathered.nn.two_towers import TwoTowers
 from weathered.procedures.base import check_range
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
+    from weathered.data.dataset import Dataset
+    from weathered.recipe import DataOptions
 
 
 def soft_cross_entropy(
@@ -61,7 +64,8 @@ class Distillation(Procedure):
     teacher: the folder of a finished run on the same classes and inputs. hard_weight in [0, 1]: h, what the objective
     on the labels counts for. temperature > 0: T, which softens both predictions.
     Raises ValueError for arguments out of range, and in `setup` DataError if there is no such run, Incompatible if its
-    classes or inputs are others. The teacher is read again when a run goes on, and is not saved with it.
+    classes or inputs are others. A recipe whose test rows the teacher was trained on is refused as well, since what it
+    says of their like is learned from them. The teacher is read again when a run goes on, and is not saved with it.
     """
 
     traits = Traits(honours=frozenset({"sampler", "transform", "loss", "reweight", "term", "stepper"}))
@@ -80,7 +84,8 @@ class Distillation(Procedure):
                 f"there is no run in {self.teacher} to learn from. Train a teacher first and name its folder."
             )
         loaded = load_run(self.teacher)
-        if learner_of(loaded.recipe) is not None or loaded.splits.train.is_segmentation:
+        embeds = isinstance(loaded.model, TwoTowers)
+        if learner_of(loaded.recipe) is not None or loaded.splits.train.is_segmentation or embeds:
             raise Incompatible(
                 f"distillation needs a teacher that gives one softmax for each sample, {self.teacher} does not. Remove "
                 "it, or name another run."
@@ -97,7 +102,18 @@ class Distillation(Procedure):
         # no module of the run: it is neither trained nor saved
         self.network = loaded.model.to(run.device).requires_grad_(False).eval()
         self._loss = loaded.run.loss_part
+        self._taught = loaded.splits.train.rows_in_source, loaded.recipe.data
         return {}
+
+    def check_test(self, data: DataOptions, test: Dataset) -> None:
+        from weathered.data.overlap import trained_on
+
+        if seen := trained_on(test, data, *self._taught):
+            raise Incompatible(
+                f"{seen} of the {len(test)} test rows were training rows of the teacher in {self.teacher}, so its "
+                "student would be scored on what it was told. Train both with one --test, or with one --data-seed and "
+                "several --seed."
+            )
 
     @torch.no_grad()
     def teach(self, run: Run, x: Tensor) -> Float[Tensor, "B C"]:
