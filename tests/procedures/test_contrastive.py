@@ -15,6 +15,7 @@ from weathered.data.sources import load
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.mixing.mixgen import MixGen, mixgen
 from weathered.mixing.mixup import MixUp
+from weathered.mixing.one_of import OneOf
 from weathered.nn.build import build_model
 from weathered.nn.two_towers import TextTower
 from weathered.procedures.contrastive import Contrastive, contrastive_loss
@@ -146,6 +147,20 @@ def test_what_does_not_fit_is_refused(pairs, images):
         make(pairs, loss=CrossEntropy())
     with pytest.raises(Incompatible, match="needs 'caption'.*MixUp runs earlier and mixes images, but not their"):
         make(pairs, transforms=[MixUp()])
+
+
+def test_pairs_are_joined_once(pairs):
+    """Twice would give captions of four sources, and rows that a mask counts would have moved."""
+    twice = [MixGen(mask_sources=True), MixGen(drop_sources=True)]
+    with pytest.raises(Incompatible, match="MixGen needs 'hard_target' \\(joins whole pairs.* MixGen runs earlier"):
+        make(pairs, transforms=twice)
+    either = OneOf([MixGen(mask_sources=True), MixGen(drop_sources=True)])
+    run = fit(make(pairs, transforms=[either]))
+    for step in range(6):
+        run.step = step
+        run.begin_step()
+        batch = run.prepare(pairs.inputs.fetch(torch.arange(12)), pairs.labels[:12], torch.arange(12))
+        assert int((batch.extra["caption"] != 0).sum(1).max()) == 10
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,8 @@ class MultiMix(Procedure):
                 fits = False
         if not fits:
             raise SpecError(
-                "multimix: the dense form mixes feature maps (B, D, h, w), whose positions the network's head takes one "
-                f"by one, but this network gives {tuple(maps.shape)} and a head of {width} features; leave dense out."
+                "multimix: the dense form mixes feature maps (B, D, h, w), whose positions the network's head takes "
+                f"singly, but this network gives {tuple(maps.shape)} and a head of {width} features; leave dense out."
             )
 
     def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
