@@ -17,6 +17,7 @@ from weathered.core.settings import Settings
 from weathered.data.overlap import trained_on
 from weathered.data.prepare import prepare
 from weathered.data.sources import load
+from weathered.loaded_run import load_run
 from weathered.losses.ldam import LDAM
 from weathered.mixing.mixup import MixUp
 from weathered.nn.build import build_model
@@ -94,8 +95,6 @@ def test_the_loss_is_the_weighted_sum_on_the_mixed_batch(teacher):
     run = student(data, Distillation(teacher, hard_weight=0.3, temperature=4.0), transforms=[MixUp()])
     batch = run.prepare(data.inputs.fetch(torch.arange(50)), data.labels[:50], torch.arange(50))
     assert not batch.target.is_hard
-    from weathered.loaded_run import load_run
-
     logits = run.model(batch.x)
     with torch.no_grad():
         said = load_run(teacher).model.eval()(batch.x)
@@ -155,6 +154,15 @@ def test_losses_with_a_scale_of_their_own_are_matched_as_probabilities(teacher, 
     expected = F.cross_entropy(loss.test_logits(run.model(batch.x)), said)
     assert_close(run.procedure.loss(run, batch), expected)
     assert not torch.equal(loss.test_logits(run.model(batch.x)), run.model(batch.x))
+
+
+def test_a_teacher_speaks_at_the_scale_of_its_own_loss(small_digits, tmp_path):
+    recipe = Recipe(DIGITS, "mlp:width=16", use=("ldam",), settings=SETTINGS)
+    folder = str(train(recipe, tmp_path).path)
+    run, other = student(small_digits, Distillation(folder)), load_run(folder)
+    x = small_digits.floats(torch.arange(50))
+    assert_close(run.procedure.teach(run, x), other.predict(small_digits)[:50], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(run.procedure.teach(run, x), other.model.eval()(x).detach(), atol=0.1)
 
 
 def test_a_run_goes_on_bit_for_bit(teacher, small_digits, tmp_path):
@@ -263,8 +271,6 @@ def test_a_student_is_trained_and_read_back_from_the_command_line(weathered, tea
     assert code == 0, err
     assert (tmp_path / "runs").is_dir()
     (folder,) = [path for path in (tmp_path / "runs").iterdir() if (path / "done").exists()]
-    from weathered.loaded_run import load_run
-
     assert load_run(folder).model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     for spec, message in (
         (f"distillation:teacher={teacher},temperature=0", "temperature must be > 0"),
