@@ -242,3 +242,7 @@ def test_what_does_not_fit_is_refused(small_digits: Dataset):
         ManifoldMixup(layers=("input", "input"))
     with pytest.raises(SpecError, match="no layer 'layer1'. Its stages are body.stages.0"):
         run_of(small_digits, ManifoldMixup(layers=("layer1",)))
+
+
+def test_a_resumed_run_is_the_same(images, assert_resumes):
+    assert_resumes(lambda: run_of(images, ManifoldMixup(), epochs=2))

@@ -304,3 +304,8 @@ def test_a_dense_form_needs_maps(small_digits: Dataset):
     flat.num_features = 64
     with pytest.raises(SpecError, match=r"gives \(1, 16, 2, 2\) and a head of 64 features; leave dense out"):
         Run(assemble(flat, small_digits, "linear"), small_digits, procedure=MultiMix(dense=True))
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0.5, "momentum": 0.9}, {"dense": True, "num_mixed": 2}], ids=str)
+def test_a_resumed_run_is_the_same(images, assert_resumes, options):
+    assert_resumes(lambda: run_of(images, MultiMix(num_tuples=20, **options), epochs=2))
