@@ -74,6 +74,7 @@ def test_compare_and_report(weathered, tmp_path):
         (("digits", "--use", "contrastive"), "--caption-column"),
         (("captions:40", "--use", "contrastive", "--use", "cutmix"), "mixes images, but not their captions"),
         (("captions:40", "--use", "contrastive", "--use", "mixgen:share=0.7"), "share must be in [0, 0.5]"),
+        (("captions:40", "--use", "contrastive", "--use", "mixgen:length=4"), "got 4 for one of 5 words; raise it."),
         (("captions:40", "--use", "contrastive", "--use", "focal"), "never calls"),
         (("captions:40", "--use", "contrastive", "--use", "acil"), "Remove one of them"),
         (("captions:many",), "a number of images"),

@@ -33,8 +33,8 @@ ROOMS = (
     "certify",
 )
 SHARED = {
-    "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build", "attack_ensemble",
-    "adversarial", "class_gaussian",
+    "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build",
+    "attack_ensemble", "adversarial", "class_gaussian",
 }  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def test_every_method_file_is_in_the_table():
     listed = {entry.path.partition(":")[0] for entry in ENTRIES}
     for room in ROOMS:
         for path in (SOURCE / room).glob("*.py"):
-            if path.stem not in SHARED:
+            # the attack inside TRADES has no name of its own
+            if path.stem not in SHARED and (room, path.stem) != ("attacks", "trades"):
                 assert f"weathered.{room}.{path.stem}" in listed, f"{room}/{path.name} is not in the registry"
 
 

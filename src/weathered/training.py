@@ -29,7 +29,6 @@ from weathered.core.run import Run
 from weathered.data.dataset import Dataset
 from weathered.data.fingerprint import data_fingerprint
 from weathered.data.prepare import Splits, prepare
-from weathered.data.sources.load import has_own_test
 from weathered.fewshot.recipe_run import (
     Saver,
     check_few_shot,
@@ -46,8 +45,7 @@ from weathered.incremental.recipe_run import (
 )
 from weathered.nn.build import build_model
 from weathered.nn.two_towers import TwoTowers
-from weathered.procedures.distillation import Distillation
-from weathered.recipe import DataOptions, Recipe
+from weathered.recipe import Recipe
 from weathered.run_record import alone, check_same_data, same_threads, start_record
 from weathered.scores.extract import has_outlier_class
 from weathered.store import RunFolder
@@ -80,17 +78,10 @@ def build_run(recipe: Recipe, splits: Splits, fabric: Fabric | None = None) -> R
         fabric=fabric,
         **parts.slots,
     )
+    run.procedure.check_test(recipe.data, splits.test)
     if (few_shot := method_of(recipe)) is not None:
         check_few_shot(few_shot, run)
-    if isinstance(run.procedure, Distillation) and tests_on_training_source(recipe.data):
-        run.procedure.check_test(recipe.data.train, splits.test, fold=recipe.data.fold is not None)
     return run
-
-
-def tests_on_training_source(data: DataOptions) -> bool:
-    """Whether the rows of the test set are rows of the source that is trained on."""
-    split_off = data.test in (None, data.train) and (data.test_rows is not None or not has_own_test(data.train))
-    return split_off or data.fold is not None
 
 
 def learner_of(recipe: Recipe) -> Any:

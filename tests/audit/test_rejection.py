@@ -81,6 +81,15 @@ def test_without_outliers_both_accuracies_are_equal_and_with_all_rejected_none_i
     assert ACCEPTED not in figures
 
 
+def test_at_a_threshold_of_one_nothing_is_rejected_however_sure():
+    """Log-odds of 50 and more are probabilities that round to 1."""
+    z, labels = torch.zeros(4, 3), torch.zeros(4).long()
+    found = audit_rejection(z, torch.tensor([-5.0, 1.0, 50.0, 1e4]), labels, 1.0)
+    assert found.per_sample["accepted"].tolist() == [True] * 4
+    assert values(found)[REJECTED] == 0
+    assert values(found)[ACCURACY] == values(found)[WITH_REJECTION] == 1
+
+
 def test_arguments_that_do_not_fit_are_refused():
     z, outlier, labels = torch.randn(4, 3), torch.zeros(4), torch.tensor([0, 1, 2, 0])
     for threshold in (0.0, 1.1, math.nan):

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from weathered.audit.retrieval import audit_retrieval, ranks, recall_at
+from weathered.audit.retrieval import audit_retrieval, ranks, ranks_of_pairs, recall_at
+from weathered.core.run import Run
+from weathered.core.settings import Settings
+from weathered.data.sources import load
+from weathered.nn.build import build_model
+from weathered.procedures.contrastive import Contrastive
 
 
 def test_equal_pairs_are_found_and_a_collapsed_model_finds_nothing():
@@ -29,6 +34,32 @@ def test_ranks_are_those_of_a_plain_loop_over_several_blocks():
     found = ranks(queries, candidates, keys, torch.arange(40))
     order = (queries @ candidates.T).argsort(1, descending=True)
     assert found.tolist() == [order[i].tolist().index(int(keys[i])) + 1 for i in range(600)]
+
+
+def test_pairs_of_a_model_are_ranked_in_both_directions():
+    """By a loop over an untrained model; images 0, 5 and 9 share a caption. The directions give different ranks."""
+    pairs = load("captions:30")
+    captions = pairs.extra["caption"].clone()
+    captions[[5, 9]] = captions[0].clone()
+    pairs = pairs.replace(extra={"caption": captions})
+    procedure = Contrastive(dim=6, hidden=8)
+    run = Run(build_model("cnn_small:width=8", pairs), pairs, procedure=procedure, settings=Settings(batch_size=10))
+    towers = procedure.towers.eval()
+    with torch.no_grad():
+        images, texts = towers(pairs.floats(torch.arange(30))), towers.embed_captions(captions)
+    closeness = (images @ texts.T).tolist()
+    same = (captions[:, None] == captions).all(2).tolist()
+    distinct = [i for i in range(30) if i not in (5, 9)]
+    of_caption = [1 + sum(closeness[i][j] >= closeness[i][i] for j in distinct if not same[i][j]) for i in range(30)]
+    of_image = [
+        1 + sum(closeness[j][i] >= max(closeness[k][i] for k in range(30) if same[k][i]) and not same[j][i]
+                for j in range(30))
+        for i in range(30)
+    ]  # fmt: skip
+    found = ranks_of_pairs(towers.train(), pairs, run)
+    assert [ranks.tolist() for ranks in found] == [of_caption, of_image]
+    assert of_caption != of_image
+    assert towers.training
 
 
 def test_the_audit_counts_both_ways():

@@ -40,7 +40,7 @@ def test_figures_over_views_stand_beside_those_without(weathered, tmp_path):
 
 
 def test_a_loaded_run_averages_probabilities_at_the_scale_of_its_loss(weathered, tmp_path):
-    run = load_run(trained(weathered, tmp_path, "digits", "--model", "cnn_small:width=8", "--use", "logitnorm"))
+    run = load_run(trained(weathered, tmp_path, "digits", "--model", "cnn_small:width=8", "--use", "ldam"))
     test = run.splits.test
     alone = run.predict(test)
     assert torch.equal(replace(run, views=(identity,)).predict(test), alone)

@@ -103,3 +103,11 @@ def test_wrong_arguments():
         CropFlip(padding=-1)
     with pytest.raises(ValueError, match=r"images must be \(B, C, H, W\)"):
         crop_flip(torch.rand(3, 4), 1, torch.zeros(3).long(), torch.zeros(3).long(), torch.zeros(3).bool())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_an_empty_batch_stays_one(dtype):
+    empty = Batch.of(torch.zeros(0, 3, 7, 5, dtype=dtype), torch.zeros(0).long())
+    found = CropFlip()(empty, generator(0, "empty")).x
+    assert found.shape == (0, 3, 7, 5)
+    assert found.dtype == dtype

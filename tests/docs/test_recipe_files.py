@@ -7,6 +7,7 @@ import torch
 from pages import CLAIMED
 
 from weathered.assemble import build, build_parts, resolve
+from weathered.core.facts import traits_of
 from weathered.core.run import Run
 from weathered.data.auxiliary import load_auxiliary, split_spec
 from weathered.data.dataset import Dataset
@@ -54,6 +55,9 @@ def test_recipes_resolve_and_their_parts_fit_together(path, images, pixels):
     model, held = build_model(small, images, head=parts.head), images if recipe.data.validation else None
     Run(model, images, validation=held, aux=aux, settings=recipe.settings, **parts.slots)
     assert len(recipe.hash) == 12
+    # images are augmented before they are mixed, as in every source here
+    mixes = [bool(traits_of(part).breaks) for part in parts.slots["transforms"]]
+    assert mixes == sorted(mixes)
 
 
 @pytest.mark.parametrize("spec", sorted({Recipe.from_file(path).model for path in FILES}))

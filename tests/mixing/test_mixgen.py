@@ -180,6 +180,17 @@ def test_labels_are_the_share_of_pixels_with_drawn_shares(drop_sources):
     assert len(mixed.x[:6].amax((1, 2, 3)).unique()) > 3
 
 
+def test_rows_that_stay_keep_their_label_number_and_columns_where_sources_are_dropped():
+    batch = pair_batch()
+    batch = batch.replace(index=100 + torch.arange(SIZE), extra={**batch.extra, "group": 10 * torch.arange(SIZE)})
+    mixed = MixGen(share=1 / 3, drop_sources=True)(batch, rng())
+    kept = torch.tensor([0, 1, 2, 3, 8, 9, 10, 11])
+    assert torch.equal(mixed.index, 100 + kept)
+    assert torch.equal(mixed.extra["group"], 10 * kept)
+    assert_close(mixed.target.dense(SIZE), mixed.x.mean((2, 3)), atol=1e-6, rtol=0)
+    assert torch.equal(mixed.extra["caption"][4:, :2], batch.extra["caption"][8:])
+
+
 def test_both_sources_keep_words_where_the_joined_caption_is_cut():
     texts = ["a b c d e f", *["x"] * 5, "s t u v w y", *["x"] * 5]
     tokeniser = WordTokeniser.fit(texts)

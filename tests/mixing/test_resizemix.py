@@ -51,6 +51,35 @@ def test_videos_and_layouts_are_kept():
     assert_close(mixed, paste_small(X, PARTNER, (4, 6), (3, 5)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_floating_type_is_resized_and_kept(dtype):
+    found = paste_small(X.to(dtype), PARTNER, (4, 6), (3, 5))
+    assert found.dtype == dtype
+    assert_close(found.float(), paste_small(X, PARTNER, (4, 6), (3, 5)), atol=0.01, rtol=0)
+    assert torch.equal(found[:, :, :3], X.to(dtype)[:, :, :3])
+    assert ResizeMix()(Batch.of(X.to(dtype), torch.arange(5)), rng()).x.dtype == dtype
+
+
+def test_sides_follow_their_range_and_places_reach_every_border():
+    """Two images, black and white: what is white in the black one is the copy."""
+    black = torch.stack([torch.zeros(1, 40, 20), torch.ones(1, 40, 20)])
+    heights, tops, lefts = [], [], []
+    for seed in range(400):
+        found = ResizeMix(0.3, 0.6)(Batch.of(black, torch.arange(2)), rng(seed)).x[0, 0]
+        rows, columns = found.amax(1).nonzero()[:, 0], found.amax(0).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        height, width = len(rows), len(columns)
+        assert abs(height / 40 - width / 20) <= 0.5 / 20 + 0.5 / 40
+        heights.append(height)
+        tops.append((int(rows[0]), int(40 - 1 - rows[-1])))
+        lefts.append((int(columns[0]), int(20 - 1 - columns[-1])))
+    assert (min(heights), max(heights)) == (12, 24)
+    assert sum(heights) / len(heights) == pytest.approx(18, abs=0.8)
+    for ends in (tops, lefts):
+        assert [min(end) for end in zip(*ends, strict=True)] == [0, 0]
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not lie inside"):
         paste_small(X, PARTNER, (4, 6), (7, 5))

@@ -103,6 +103,17 @@ def test_a_block_with_zero_gamma_is_relu_of_its_input():
     assert torch.equal(block(x), F.relu(x))
 
 
+def test_convolutions_start_with_the_variance_of_their_outputs():
+    """2 over the outputs and positions of the kernel, as He et al. (2015) draw them; not over the inputs."""
+    with seeded(0):
+        network = ResNet(3, 26, "d", 32)
+    drawn = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.weight.numel() > 4000]
+    assert any(m.out_channels != m.in_channels for m in drawn)
+    for m in drawn:
+        expected = (2 / (m.out_channels * m.weight[0, 0].numel())) ** 0.5
+        assert float(m.weight.detach().std()) == pytest.approx(expected, rel=0.06)
+
+
 @pytest.mark.parametrize("variant", ["a", "d"])
 def test_with_zero_gamma_features_do_not_depend_on_the_branches(variant):
     for zero_gamma in (True, False):

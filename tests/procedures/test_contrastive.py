@@ -15,6 +15,7 @@ from weathered.data.sources import load
 from weathered.losses.cross_entropy import CrossEntropy
 from weathered.mixing.mixgen import MixGen, mixgen
 from weathered.mixing.mixup import MixUp
+from weathered.mixing.one_of import OneOf
 from weathered.nn.build import build_model
 from weathered.nn.two_towers import TextTower
 from weathered.procedures.contrastive import Contrastive, contrastive_loss
@@ -106,9 +107,12 @@ def scale_of(run):
 
 
 def test_the_temperature_stays_in_its_range(pairs):
-    run = make(pairs, Contrastive(dim=8, hidden=16, temperature=0.01), settings=Settings(epochs=1, lr=1.0))
+    run = make(pairs, settings=Settings(epochs=1, lr=1e-4, batch_size=12))
+    with torch.no_grad():
+        run.modules["temperature"].log_scale.fill_(math.log(300))
+    assert float(run.modules["temperature"]().detach()) == pytest.approx(100)
     fit(run, max_steps=1)
-    assert scale_of(run) <= 100.001
+    assert scale_of(run) == pytest.approx(100)
     moved = make(pairs)
     start = scale_of(moved)
     assert start == pytest.approx(1 / 0.07)
@@ -146,6 +150,20 @@ def test_what_does_not_fit_is_refused(pairs, images):
         make(pairs, loss=CrossEntropy())
     with pytest.raises(Incompatible, match="needs 'caption'.*MixUp runs earlier and mixes images, but not their"):
         make(pairs, transforms=[MixUp()])
+
+
+def test_pairs_are_joined_once(pairs):
+    """Twice would give captions of four sources, and rows that a mask counts would have moved."""
+    twice = [MixGen(mask_sources=True), MixGen(drop_sources=True)]
+    with pytest.raises(Incompatible, match="MixGen needs 'hard_target' \\(joins whole pairs.* MixGen runs earlier"):
+        make(pairs, transforms=twice)
+    either = OneOf([MixGen(mask_sources=True), MixGen(drop_sources=True)])
+    run = fit(make(pairs, transforms=[either]))
+    for step in range(6):
+        run.step = step
+        run.begin_step()
+        batch = run.prepare(pairs.inputs.fetch(torch.arange(12)), pairs.labels[:12], torch.arange(12))
+        assert int((batch.extra["caption"] != 0).sum(1).max()) == 10
 
 
 @pytest.mark.parametrize(

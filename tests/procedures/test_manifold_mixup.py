@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from weathered.core.batch import Batch
@@ -145,6 +146,76 @@ def test_the_input_alone_is_mixup_on_the_same_draws(small_digits: Dataset):
     assert_close(found, run.objective(run.forward(expected.x), expected), rtol=0, atol=1e-6)
 
 
+def test_the_loss_is_that_of_hidden_states_and_labels_mixed_alike(small_digits: Dataset):
+    """By hand, layer by layer: the first part of the network, the mixture, the rest of it."""
+    part = ManifoldMixup(alpha=2.0, layers=("input", "body.stages.0", "body.stages.2"))
+    run, rows, seen = run_of(small_digits, part), torch.arange(16), set()
+    batch = Batch(small_digits.floats(rows), Target.hard(small_digits.labels[rows]), rows)
+    network = run.model.train()
+    for step in range(12):
+        run.step = step
+        run.begin_step()
+        layer, lam, partner = part.draw(16, run.generator("manifold mixup"))
+        run.begin_step()
+        found = part.loss(run, batch)
+        h = network.normalize(batch.x)
+        h = lam * h + (1 - lam) * h[partner] if layer == "input" else h
+        for number, stage in enumerate(network.body.stages):
+            h = stage(network.body.stage_input(h, number))
+            h = lam * h + (1 - lam) * h[partner] if layer == f"body.stages.{number}" else h
+        logits = network.head(h.mean((2, 3)))
+        losses = [F.cross_entropy(logits, y) for y in (batch.target.labels[0], batch.target.labels[0][partner])]
+        assert_close(found, lam * losses[0] + (1 - lam) * losses[1], rtol=1e-5, atol=1e-5)
+        seen.add(layer)
+    assert seen == set(part.eligible)
+
+
+def test_shares_follow_the_beta_distribution_that_was_asked_for(small_digits: Dataset):
+    part = ManifoldMixup(alpha=0.4)
+    run_of(small_digits, part)
+    shares = [part.draw(4, torch.Generator().manual_seed(seed))[1] for seed in range(2000)]
+    assert stats.kstest(shares, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+
+
+class Residual(nn.Module):
+    """A block with a shortcut, between two linear layers, and a layer that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.branch, self.block = nn.Linear(64, 12), nn.Linear(12, 12), nn.Identity()
+        self.last, self.idle, self.pair = nn.Linear(12, 10), nn.Linear(2, 2), Pair()
+
+    def forward(self, x):
+        h = self.first(x.flatten(1))
+        h = self.block(h + self.branch(h).relu())
+        return self.last(self.pair(h)[0])
+
+
+def test_layers_that_part_of_a_sample_passes_by_are_refused(small_digits: Dataset):
+    def run_on(*layers: str) -> Run:
+        torch.manual_seed(0)
+        part = ManifoldMixup(layers=layers)
+        return Run(Residual(), small_digits, procedure=part, settings=Settings(epochs=1, batch_size=16))
+
+    run_on("input", "first", "block", "last")
+    with pytest.raises(SpecError, match="passes by the layer 'branch', as in a branch beside a shortcut"):
+        run_on("block", "branch")
+    with pytest.raises(SpecError, match="layer 'idle' was not called"):
+        run_on("idle")
+    with pytest.raises(SpecError, match="layer 'pair' gives tuple"):
+        run_on("pair")
+    before = copy.deepcopy(run_on("block").model.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in run_on("first").model.state_dict().items())
+
+
+def test_stages_of_timm_inside_a_block_are_not_taken_for_its_end():
+    pixels = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    photographs = Dataset.of(pixels, torch.arange(4) % 2)
+    with pytest.raises(SpecError, match="passes by the layer 'body.blocks.0.stack.act3'"):
+        run_of(photographs, ManifoldMixup(), "timm:xception41", batch_size=4)
+    run_of(photographs, ManifoldMixup(), "timm:resnet18", batch_size=4)
+
+
 def test_depths_are_drawn_uniformly(small_digits: Dataset):
     part = ManifoldMixup()
     run_of(small_digits, part)
@@ -173,3 +244,7 @@ def test_what_does_not_fit_is_refused(small_digits: Dataset):
         ManifoldMixup(layers=("input", "input"))
     with pytest.raises(SpecError, match="no layer 'layer1'. Its stages are body.stages.0"):
         run_of(small_digits, ManifoldMixup(layers=("layer1",)))
+
+
+def test_a_resumed_run_is_the_same(images, assert_resumes):
+    assert_resumes(lambda: run_of(images, ManifoldMixup(), epochs=2))

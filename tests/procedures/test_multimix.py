@@ -1,6 +1,7 @@
 """MultiMix: weights and their moments, plain training and mixup as limits, the dense form, and distillation."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from weathered.core.settings import Settings
 from weathered.core.target import Target
 from weathered.data.dataset import Dataset
 from weathered.nn.build import build_model
+from weathered.nn.cnn_small import CNNSmall
+from weathered.nn.network import assemble
 from weathered.procedures import multimix
 from weathered.procedures.multimix import MultiMix, attended, attention_of, draw_weights
 
@@ -157,6 +160,74 @@ def test_dense_on_maps_without_contrast_is_multimix(small_digits: Dataset, monke
     assert_close(dense, plain, rtol=0, atol=1e-5)
 
 
+def photographs(size: int = 64) -> Dataset:
+    pixels = torch.randint(256, (16, 3, size, size), dtype=torch.uint8, generator=rng())
+    return Dataset.of(pixels, torch.arange(16) % 3)
+
+
+def dense_by_hand(network, batch: Batch, weights: torch.Tensor, classes: int) -> torch.Tensor:
+    """Position by position: attention, mixtures, and the head on a map of one position."""
+    maps, p = network.forward_features(batch.x), batch.target.dense(classes)
+    with torch.no_grad():
+        pays = (maps * maps.mean((2, 3), keepdim=True)).sum(1).clamp_min(0).flatten(1)
+        pays = pays / pays.sum(1, keepdim=True)
+    losses = []
+    for j, (row, column) in enumerate(itertools.product(*map(range, maps.shape[2:]))):
+        share = weights[j] * pays[:, j]
+        share = share / share.sum(1, keepdim=True)
+        logits = network.forward_head((share @ maps[:, :, row, column])[:, :, None, None])
+        losses.append(F.cross_entropy(logits, share @ p))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("model", ["cnn_small:width=8", "timm:convnext_atto", "timm:mobilenetv3_small_050"])
+def test_the_dense_loss_and_its_gradient_are_those_of_each_position(model, monkeypatch):
+    """Attention is a constant, and layers between the maps and the classifier act on positions."""
+    data = photographs(8 if model.startswith("cnn") else 64)
+    part = MultiMix(clean_weight=0, dense=True)
+    run, batch = run_of(data, part, model), batch_of(data)
+    with torch.no_grad():
+        maps = run.model.eval().forward_features(batch.x)
+    weights = draw_weights((maps.shape[2] * maps.shape[3], 20), 16, 16, 0.5, 2.0, rng())
+    given(monkeypatch, weights)
+    run.begin_step()
+    found, expected = part.loss(run, batch), dense_by_hand(run.model, batch, weights, 3)
+    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    first = next(p for p in run.model.parameters() if p.ndim == 4)
+    gradients = [torch.autograd.grad(loss, first)[0] for loss in (found, expected)]
+    assert gradients[0].abs().max() > 0
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[1].norm()
+
+
+def test_weights_are_drawn_for_each_position(small_digits: Dataset, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(multimix, "draw_weights", lambda *asked: drawn.append(draw_weights(*asked)) or drawn[-1])
+    part = MultiMix(dense=True, num_tuples=30, num_mixed=3)
+    run = run_of(small_digits, part)
+    run.begin_step()
+    part.loss(run, batch_of(small_digits))
+    assert drawn[-1].shape == (4, 30, 16)
+    assert bool(((drawn[-1] > 0).sum(2) == 3).all())
+    assert not torch.equal(drawn[-1][0], drawn[-1][1])
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_both_parts_of_the_loss_train_the_whole_network(small_digits: Dataset, monkeypatch, dense):
+    run, batch = run_of(small_digits, MultiMix()), batch_of(small_digits)
+    weights = draw_weights((4, 30) if dense else (30,), 16, 4, 0.5, 2.0, rng())
+    first = run.model.body.stages[0][0][0].weight
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss, first)[0]
+
+    both, mixed = (
+        gradient(loss_with(run, batch, MultiMix(clean_weight=w, dense=dense), weights, monkeypatch)) for w in (2.0, 0.0)
+    )
+    clean = gradient(F.cross_entropy(run.model(batch.x), batch.target.labels[0]))
+    assert mixed.abs().max() > 0
+    assert_close(both, mixed + 2 * clean, rtol=1e-3, atol=1e-6)
+
+
 def test_distillation_of_the_network_itself_has_no_gradient_on_single_samples(small_digits: Dataset, monkeypatch):
     part = MultiMix(clean_weight=0, gamma=1.0)
     run, batch = run_of(small_digits, part, "mlp:width=16"), batch_of(small_digits)
@@ -216,6 +287,26 @@ def test_more_samples_than_the_batch_holds_and_networks_without_maps():
         draw_weights((3,), 8, 9, 0.5, 2.0, rng())
 
 
+def test_a_run_does_not_lower_the_number_of_samples_by_itself(small_digits: Dataset):
+    run_of(small_digits, MultiMix(num_mixed=16))
+    with pytest.raises(SpecError, match="num_mixed=17 samples cannot be mixed from a batch of 16 on each device"):
+        run_of(small_digits, MultiMix(num_mixed=17))
+
+
 def test_a_dense_form_needs_maps(small_digits: Dataset):
     with pytest.raises(SpecError, match="gives .*leave dense out"):
         run_of(small_digits, MultiMix(dense=True), "mlp:width=16")
+
+    class Flat(CNNSmall):
+        def forward_head(self, x, pre_logits=True):
+            return x.flatten(1)
+
+    flat = Flat(1, 8)
+    flat.num_features = 64
+    with pytest.raises(SpecError, match=r"gives \(1, 16, 2, 2\) and a head of 64 features; leave dense out"):
+        Run(assemble(flat, small_digits, "linear"), small_digits, procedure=MultiMix(dense=True))
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0.5, "momentum": 0.9}, {"dense": True, "num_mixed": 2}], ids=str)
+def test_a_resumed_run_is_the_same(images, assert_resumes, options):
+    assert_resumes(lambda: run_of(images, MultiMix(num_tuples=20, **options), epochs=2))

@@ -8,6 +8,8 @@ the largest of K + 1 probabilities, so at p = 0.5 or below.
 Limits: where nothing is rejected both accuracies are equal; at a threshold of 1 and above nothing is.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -46,8 +48,8 @@ def audit_rejection(
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     samples, score = per_sample(logits, labels), outlier_log_odds(logits, outlier_logits)
-    probability, correct = score.sigmoid().cpu().numpy(), samples.correct
-    size, accepted = len(correct), probability < threshold
+    odds, correct = score.cpu().numpy(), samples.correct
+    size, accepted = len(correct), _below(odds, threshold)
     best = (outlier_logits.double() > logits.double().amax(1)).cpu().numpy()
     summary = {
         ACCURACY: proportion_interval(float(correct.sum()), size),
@@ -57,15 +59,15 @@ def audit_rejection(
     }
     if accepted.any():
         summary[ACCEPTED] = proportion_interval(float(correct[accepted].sum()), int(accepted.sum()))
-    rows = [_row(t, probability < t, correct) for t in THRESHOLDS]
+    rows = [_row(t, _below(odds, t), correct) for t in THRESHOLDS]
     columns = ("threshold", "accepted", "right and accepted", "low", "high", "right of accepted", "low", "high")
     return AuditResult(
         audit="rejection",
         summary=summary,
         higher_is_better={name: name != REJECTED for name in summary},
         tables=(Table("Acceptance by threshold", columns, tuple(rows)),),
-        figures=(_chart(probability, correct),),
-        per_sample={"outlier_score": score.cpu().numpy(), "accepted": accepted},
+        figures=(_chart(odds, correct),),
+        per_sample={"outlier_score": odds, "accepted": accepted},
         notes=(
             f"All test samples are of the classes, so to reject one, as {int((~accepted).sum())} are at {threshold:g}, "
             "is a mistake. How well outliers are told apart is the question of the audit ood.",
@@ -91,16 +93,21 @@ def audit_model_rejection(model: nn.Module, test: Dataset, batch_size: int = 256
     return audit_rejection(torch.cat(logits), torch.cat(outlier_logits), test.labels)
 
 
+def _below(odds: np.ndarray, threshold: float) -> np.ndarray:
+    """Where the probability of these log-odds is below; log-odds still tell apart what rounds to a probability of 1."""
+    return odds < (math.log(threshold / (1 - threshold)) if threshold < 1 else math.inf)
+
+
 def _row(threshold: float, accepted: np.ndarray, correct: np.ndarray) -> tuple[str | float | int, ...]:
     kept, right = int(accepted.sum()), float((correct & accepted).sum())
     own = proportion_interval(right, kept)[:3] if kept else ("none", "", "")
     return (threshold, kept, *proportion_interval(right, len(correct))[:3], *own)
 
 
-def _chart(probability: np.ndarray, correct: np.ndarray) -> Chart:
+def _chart(odds: np.ndarray, correct: np.ndarray) -> Chart:
     lines = []
-    for name, counts in (("accepted", [probability < t for t in THRESHOLDS]),
-                         ("right and accepted", [correct & (probability < t) for t in THRESHOLDS])):  # fmt: skip
+    for name, counts in (("accepted", [_below(odds, t) for t in THRESHOLDS]),
+                         ("right and accepted", [correct & _below(odds, t) for t in THRESHOLDS])):  # fmt: skip
         shares = [proportion_interval(float(count.sum()), len(correct)) for count in counts]
         lines.append(
             Series(name, THRESHOLDS, [s.value for s in shares], [s.low for s in shares], [s.high for s in shares])

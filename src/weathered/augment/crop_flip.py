@@ -55,7 +55,7 @@ def _cut_gather(x: Tensor, padding: int, down: Tensor, right: Tensor, flip: Tens
     columns = torch.where(flip[:, None], width - 1 - columns, columns) + right[:, None]
     rows = torch.arange(height, device=x.device) + down[:, None]
     place = rows[:, :, None] * (width + 2 * padding) + columns[:, None]
-    place = place.reshape(batch, 1, -1).expand(-1, channels, -1)
+    place = place.reshape(batch, 1, height * width).expand(-1, channels, -1)
     return padded.flatten(2).gather(2, place).view(x.shape)
 
 

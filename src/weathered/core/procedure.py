@@ -13,6 +13,8 @@ from weathered.core.roles import Part
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
+    from weathered.data.dataset import Dataset
+    from weathered.recipe import DataOptions
 
 
 class Procedure(Part):
@@ -26,6 +28,9 @@ class Procedure(Part):
     def setup(self, run: Run) -> dict[str, nn.Module]:
         """Build what the method needs besides the model; the modules returned are trained and saved with it."""
         return {}
+
+    def check_test(self, data: DataOptions, test: Dataset) -> None:
+        """Called before a recipe is trained, with its data options and test set; refuses a test set seen already."""
 
     def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
         """The scalar to minimise for a batch whose transforms have been applied."""

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weathered.core.batch import Batch
+from weathered.core.errors import SpecError
 from weathered.core.facts import Traits
 from weathered.core.rng import draw_beta
 from weathered.core.roles import BatchTransform
@@ -120,6 +121,7 @@ class MixGen(BatchTransform):
         needs={
             "image": "blends pixels",
             "caption": "joins the captions of two images",
+            "hard_target": "joins whole pairs, so that no caption has more than two sources",
             "caption_loss": "makes pairs of image and caption, which nothing else learns from",
         },
         breaks={"hard_target": "turns labels into mixtures"},
@@ -170,5 +172,7 @@ class MixGen(BatchTransform):
     def _as_wide(self, tokens: Int[Tensor, "N L"], length: int) -> Int[Tensor, "N L"]:
         longest = int(lengths_of(tokens).max()) if len(tokens) else 0
         if longest > length:
-            raise ValueError(f"length must be enough for one caption, got {length} for one of {longest} words")
+            raise SpecError(
+                f"mixgen: length must be enough for one caption, got {length} for one of {longest} words; raise it."
+            )
         return widened(tokens, length)

@@ -21,8 +21,8 @@ def paste_small(
 ) -> Float[Tensor, "B C H W"]:
     """`x` with `x[partner]`, resized to `size`, pasted with its upper left pixel at `corner`; a new tensor.
 
-    x: floating-point images; the memory layout is kept. partner (B,). size: (h, w) of at least one pixel. Bilinear and
-    smoothed. Raises ValueError for integers or a copy that does not lie inside.
+    x: floating-point images, resized in at least float32; type and memory layout are kept. partner (B,). size: (h, w)
+    of at least one pixel. Bilinear and smoothed. Raises ValueError for integers or a copy that does not lie inside.
     """
     check_images(x)
     if not x.is_floating_point():
@@ -32,9 +32,10 @@ def paste_small(
         raise ValueError(f"a copy of {size} at {corner} does not lie inside images of {tuple(x.shape[-2:])}")
     other = take(x, partner.to(x.device))
     flat = other.flatten(0, -4) if other.ndim == 5 else other
-    small = F.interpolate(flat, size, mode="bilinear", antialias=True).view(*other.shape[:-2], *size)
+    wide = flat.float() if flat.dtype.itemsize < 4 else flat
+    small = F.interpolate(wide, size, mode="bilinear", antialias=True).view(*other.shape[:-2], *size)
     mixed = x.clone()
-    mixed[..., corner[0] : ends[0], corner[1] : ends[1]] = small
+    mixed[..., corner[0] : ends[0], corner[1] : ends[1]] = small.to(x.dtype)
     return mixed
 
 

@@ -17,7 +17,8 @@ MAX_SCALE = 100.0
 class TextTower(nn.Module):
     """Mean of word embeddings, then one hidden layer. tokens (B, L) word ids -> (B, dim).
 
-    known (V,): whether training captions hold a word; all others are taken as the unknown word, whose embedding is 0.
+    known (V,): whether training captions hold a word; all others are taken as the unknown word, whose embedding starts
+    at 0, and stays there where no training caption holds it.
     hidden, dim: widths of the embeddings and the layer between, and of the result.
     """
 

@@ -27,11 +27,13 @@ from weathered.core.errors import DataError, Incompatible
 from weathered.core.facts import Traits
 from weathered.core.objective import logits_for_test
 from weathered.core.procedure import Procedure
+from weathered.nn.two_towers import TwoTowers
 from weathered.procedures.base import check_range
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
     from weathered.data.dataset import Dataset
+    from weathered.recipe import DataOptions
 
 
 def soft_cross_entropy(
@@ -62,8 +64,8 @@ class Distillation(Procedure):
     teacher: the folder of a finished run on the same classes and inputs. hard_weight in [0, 1]: h, what the objective
     on the labels counts for. temperature > 0: T, which softens both predictions.
     Raises ValueError for arguments out of range, and in `setup` DataError if there is no such run, Incompatible if its
-    classes or inputs are others. A recipe whose test rows the teacher was trained on is refused. The teacher is read
-    again when a run goes on, and is not saved with it.
+    classes or inputs are others. A recipe whose test rows the teacher was trained on is refused as well, since what it
+    says of their like is learned from them. The teacher is read again when a run goes on, and is not saved with it.
     """
 
     traits = Traits(honours=frozenset({"sampler", "transform", "loss", "reweight", "term", "stepper"}))
@@ -82,7 +84,8 @@ class Distillation(Procedure):
                 f"there is no run in {self.teacher} to learn from. Train a teacher first and name its folder."
             )
         loaded = load_run(self.teacher)
-        if learner_of(loaded.recipe) is not None or loaded.splits.train.is_segmentation:
+        embeds = isinstance(loaded.model, TwoTowers)
+        if learner_of(loaded.recipe) is not None or loaded.splits.train.is_segmentation or embeds:
             raise Incompatible(
                 f"distillation needs a teacher that gives one softmax for each sample, {self.teacher} does not. Remove "
                 "it, or name another run."
@@ -99,25 +102,21 @@ class Distillation(Procedure):
         # no module of the run: it is neither trained nor saved
         self.network = loaded.model.to(run.device).requires_grad_(False).eval()
         self._loss = loaded.run.loss_part
-        self._source, self._rows = loaded.recipe.data.train, loaded.splits.train.rows_in_source
+        self._taught = loaded.splits.train.rows_in_source, loaded.recipe.data
         return {}
 
-    def check_test(self, source: str, test: Dataset, fold: bool = False) -> None:
-        """Refuse test rows that the teacher was trained on: the student would have been told of them.
+    def check_test(self, data: DataOptions, test: Dataset) -> None:
+        from weathered.data.overlap import trained_on
 
-        source: the data that the test set was split off from. fold: it is a part of the training set, as in the audit
-        of labels. Raises Incompatible with how many such rows there are.
-        """
-        way_out = (
-            "Leave distillation out where folds of the training set are held out"
-            if fold
-            else "Train both with one --data-seed, or with one --test"
-        )
-        seen = int(torch.isin(test.rows_in_source, self._rows).sum()) if source == self._source else 0
-        if seen:
+        if seen := trained_on(test, data, *self._taught):
+            way_out = (
+                "Leave distillation out where folds of the training set are held out."
+                if data.fold is not None
+                else "Train both with one --test, or with one --data-seed and several --seed."
+            )
             raise Incompatible(
-                f"the teacher in {self.teacher} was trained on {seen} of the {len(test)} test rows, so the student "
-                f"would be tested on what it was told. {way_out}."
+                f"{seen} of the {len(test)} test rows were training rows of the teacher in {self.teacher}, so its "
+                f"student would be scored on what it was told. {way_out}"
             )
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from weathered.core.batch import Batch
 from weathered.core.errors import SpecError
 from weathered.core.facts import Traits
+from weathered.core.predict import eval_mode
 from weathered.core.procedure import Procedure
 from weathered.mixing.base import blend, check_arguments, draw_lam, draw_partner
 from weathered.nn.hidden import changed_output, stage_names
@@ -49,7 +50,8 @@ class ManifoldMixup(Procedure):
     layers: where to mix, names of `named_modules` and `input`; by default the input and the first two stages.
     Any loss, transform, reweight and term acts as in plain training, on mixed hidden states and mixed labels.
     Raises ValueError for an alpha that is not positive or a layer that is named twice, and SpecError in `setup` for a
-    layer that the network does not have, or if no stages of it are known and none are named.
+    layer that the network does not have or call, that part of a sample passes by, or that gives no tensor with one
+    entry for each sample, and if no stages of the network are known and none are named.
     """
 
     traits = Traits(
@@ -78,7 +80,33 @@ class ManifoldMixup(Procedure):
                 f"manifold-mixup: the network has no layer '{unknown}'. Its stages are "
                 f"{', '.join(stage_names(run.model)) or 'not known'}."
             )
+        self._check_passage(run)
         return {}
+
+    def _check_passage(self, run: Run) -> None:
+        """Where the whole of a sample passes through a layer, exchanging samples there exchanges what is said."""
+        rows = torch.linspace(0, len(run.train) - 1, min(len(run.train), 4)).long()
+        x = run.in_layout(run.train.floats(rows).to(run.device))
+        partner = torch.arange(len(x), device=run.device).roll(1)
+        with torch.no_grad(), eval_mode(run.model):
+            said = run.model(x)
+            expected = said[partner]
+            # where the network says nearly the same of all samples, rounding decides
+            allowed = 0.05 * (expected - said).abs().max() + 1e-5 * said.abs().max()
+            for layer in self.eligible:
+                if layer == INPUT:
+                    continue
+                try:
+                    with mixed_hidden(run.model, layer, 0.0, partner):
+                        found = run.model(x)
+                except ValueError as error:
+                    raise SpecError(f"manifold-mixup: {error}.") from error
+                if (found - expected).abs().max() > allowed:
+                    raise SpecError(
+                        f"manifold-mixup: part of each sample passes by the layer '{layer}', as in a branch beside a "
+                        "shortcut, and would stay unmixed. Name layers that are whole blocks, as in "
+                        "layers=['input','body.layer1']."
+                    )
 
     def draw(self, size: int, rng: torch.Generator) -> tuple[str, float, Int[Tensor, "B"]]:
         """The layer of a batch, uniform on those eligible, with the share and the partners; on the CPU."""

@@ -5,7 +5,8 @@ NeurIPS 2023 (arXiv 2311.05538), and its first version, arXiv 2206.14868, for th
 labels Y (b, C) and n tuples, each with alpha ~ U(low, high) and weights L ~ Dirichlet(alpha) on m of the b samples:
     loss = mean over tuples of loss(g(L Z), L Y) + clean_weight * loss(g(Z), Y),   g the classifier
 Dense: weights of their own at each position j of the feature maps, multiplied by the attention a that sample i pays to
-it and normalised over samples, M = a L / sum; the mean runs over positions as well.
+it and normalised over samples, M = a L / sum; the mean runs over positions as well. A network's layers between maps and
+classifier, such as a normalisation, act on each mixture as on a map of one position.
 Distillation: targets (1 - gamma) L Y + gamma L P, P what the moving average of the network says of the clean samples.
 Limits: m = 1 with each sample once is plain training; m = 2 mixes pairs as mixup does, at the embedding; for a linear
 classifier mixing embeddings is mixing logits.
@@ -98,7 +99,8 @@ class MultiMix(Procedure):
     predictions in the targets; momentum in [0, 1]: of that average. The network is called once, the average once more.
 
     Any loss and reweight acts on mixtures as on samples; one that offers no `soft` is called once for each class.
-    Raises ValueError for arguments out of range, and SpecError in `setup` for a dense form without feature maps.
+    Raises ValueError for arguments out of range, and SpecError in `setup` for more samples in a mixture than a
+    device holds of a batch, or a dense form without feature maps.
     """
 
     traits = Traits(
@@ -135,15 +137,30 @@ class MultiMix(Procedure):
         self.clean_weight, self.gamma, self.momentum = clean_weight, gamma, momentum
 
     def setup(self, run: Run) -> dict[str, nn.Module]:
+        held = run.batch_size // run.fabric.world_size
+        if self.num_mixed is not None and self.num_mixed > held:
+            raise SpecError(
+                f"multimix: num_mixed={self.num_mixed} samples cannot be mixed from a batch of {held} on each device; "
+                "lower it or raise --batch-size."
+            )
         if self.dense:
-            with torch.no_grad(), eval_mode(run.model):
-                maps = cast(Any, run.model).forward_features(run.train.floats(torch.arange(1)).to(run.device))
-            if maps.ndim != 4:
-                raise SpecError(
-                    "multimix: the dense form mixes feature maps (B, D, h, w), but this network gives "
-                    f"{tuple(maps.shape)}; leave dense out."
-                )
+            self._check_maps(run)
         return {TEACHER: copy.deepcopy(run.model).requires_grad_(False)} if self.gamma > 0 else {}
+
+    def _check_maps(self, run: Run) -> None:
+        timm_like = cast(Any, run.model)
+        with torch.no_grad(), eval_mode(run.model):
+            maps = timm_like.forward_features(run.in_layout(run.train.floats(torch.arange(1)).to(run.device)))
+            width = timm_like.forward_head(maps, pre_logits=True).shape[1]
+            try:
+                fits = maps.ndim == 4 and _embedded(run.model, _positions(maps)).shape[1] == width
+            except (RuntimeError, ValueError):
+                fits = False
+        if not fits:
+            raise SpecError(
+                "multimix: the dense form mixes feature maps (B, D, h, w), whose positions the network's head takes "
+                f"singly, but this network gives {tuple(maps.shape)} and a head of {width} features; leave dense out."
+            )
 
     def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
         timm_like = cast(Any, run.model)
@@ -158,6 +175,8 @@ class MultiMix(Procedure):
             weights = self._draw(run, (maps.shape[2], self.num_tuples), len(batch)).to(maps.device)
             weights = attended(weights, attention_of(maps, maps.mean(2), self.attention))
             mixed = torch.einsum("rnb,bdr->rnd", weights, maps).flatten(0, 1)
+            with run.autocast():
+                mixed = _embedded(run.model, mixed)
         else:
             weights = self._draw(run, (self.num_tuples,), len(batch)).to(pooled.device)
             mixed = weights @ pooled.float()
@@ -173,7 +192,7 @@ class MultiMix(Procedure):
             update_average(run.modules[TEACHER], run.model, self.momentum)
 
     def _draw(self, run: Run, shape: tuple[int, ...], size: int) -> Tensor:
-        num_mixed = size if self.num_mixed is None else min(self.num_mixed, size)
+        num_mixed = size if self.num_mixed is None else self.num_mixed
         return draw_weights(shape, size, num_mixed, self.alpha_low, self.alpha_high, run.generator("multimix"))
 
     def _taught(self, run: Run, x: Tensor) -> Float[Tensor, "B C"]:
@@ -188,3 +207,12 @@ class MultiMix(Procedure):
         run.check_finite(losses)
         weights = run.weights(losses, batch.target)
         return losses.mean() if weights is None else (weights * losses).mean()
+
+
+def _positions(maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B*h*w D"]:
+    return maps.flatten(2).transpose(1, 2).flatten(0, 1)
+
+
+def _embedded(network: nn.Module, positions: Float[Tensor, "M D"]) -> Float[Tensor, "M F"]:
+    """What the classifier is given of single positions: pooling has nothing to do, but heads may have other layers."""
+    return cast(Any, network).forward_head(positions[:, :, None, None], pre_logits=True)

@@ -14,7 +14,7 @@ from weathered.tricks.base import Trick
 
 
 class LargeDecay(Trick):
-    """`amount` >= 0 of decoupled weight decay. Raises Incompatible for any optimizer but AdamW."""
+    """Decoupled weight decay of `amount` >= 0. Raises Incompatible for any optimizer but AdamW."""
 
     changes = "weight_decay"
 
