@@ -20,6 +20,7 @@ SMALLER = {
     "forward-correction": "forward-correction:noise_rate=0.3",
     "ldam-drw": "ldam-drw:start=0.5",
     "odnl": "odnl:aux_batch=32",
+    "outlier-exposure": "outlier-exposure:aux_batch=32",
     "open-sampling": "open-sampling:aux_batch=32",
     "self-adaptive-self-supervised": "self-adaptive-self-supervised:hidden=64,size=16",
     "self-adaptive-trades": "self-adaptive-trades:steps=2,start=0.5",

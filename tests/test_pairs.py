@@ -34,6 +34,7 @@ CHEAP = {
     "distillation": "distillation:teacher=teacher",
     "drw": "drw:start=0.0",
     "odnl": "odnl:aux_batch=16",
+    "outlier-exposure": "outlier-exposure:aux_batch=16",
     "pgd-training": "pgd-training:steps=1",
     "trades": "trades:steps=1",
     "open-sampling": "open-sampling:aux_batch=16",

@@ -444,6 +444,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Xue, CVPR 2024", "Combine the scores of several models by p-values; keeps the acceptance rate.",
     ),
     Entry(
+        "outlier-exposure", "weathered.procedures.outlier_exposure:OutlierExposure", "procedure", (OOD,),
+        "Hendrycks, ICLR 2019", "Uniform predictions on images of none of the classes.",
+    ),
+    Entry(
         "pgd-training", "weathered.procedures.pgd_training:PGDTraining", "procedure", (ROBUST,),
         "Madry, ICLR 2018", "Attack each batch by PGD and train on what it finds.",
     ),

@@ -24,9 +24,12 @@ from weathered.procedures.jocor import JoCoR
 from weathered.procedures.ladc import LADC
 from weathered.procedures.odnl import ODNL
 from weathered.procedures.open_sampling import OpenSampling
+from weathered.procedures.outlier_exposure import OutlierExposure
+from weathered.procedures.pgd_training import PGDTraining
 from weathered.procedures.selective_classification import SelectiveClassification
 from weathered.procedures.self_adaptive_trades import SelfAdaptiveTrades
 from weathered.procedures.self_adaptive_training import SelfAdaptiveTraining
+from weathered.procedures.trades import Trades
 from weathered.terms.area_under_margin import AreaUnderMargin
 from weathered.terms.cals import CALS
 from weathered.weighting.absgd import ABSGD
@@ -46,6 +49,9 @@ PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     },
     "odnl": lambda: {"procedure": ODNL(1.0, 16), "aux": AUX},
     "open-sampling": lambda: {"procedure": OpenSampling(torch.tensor(COUNTS), 1.0, aux_batch=16), "aux": AUX},
+    "outlier exposure": lambda: {"procedure": OutlierExposure(1.0, 16), "aux": AUX},
+    "pgd training": lambda: {"procedure": PGDTraining(0.05, steps=2, warm_up=0.5)},
+    "trades": lambda: {"procedure": Trades(6.0, 0.05, steps=2)},
     "area under the margin": lambda: {"terms": [AreaUnderMargin()]},
     "cals": lambda: {"terms": [CALS(3, margin=0.2, rho_step=1)], "validation": images()},
     "ladc": lambda: {"procedure": LADC(0.5)},
