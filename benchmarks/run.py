@@ -18,6 +18,7 @@ FILES = (
     "mixing_steps",
     "corruptions",
     "augmenting",
+    "attacking",
     "acil",
     "mahalanobis",
     "losses",
@@ -28,7 +29,7 @@ FILES = (
     "end_to_end",
 )
 HERE = Path(__file__).parent
-PEERS = ("torch", "torchvision", "timm", "kornia", "pytorch-ood", "cleanlab", "torchmetrics")
+PEERS = ("torch", "torchvision", "timm", "kornia", "pytorch-ood", "cleanlab", "torchmetrics", "torchattacks")
 
 
 def main(names: list[str]) -> None:
