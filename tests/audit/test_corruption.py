@@ -1,5 +1,6 @@
 """Corruption audit: limit cases, draws that do not depend on chunks, and bounded memory."""
 
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from weathered.audit.corruption import audit_corruption
+from weathered.audit.pieces import Pieces
 from weathered.core.errors import DataError, NonFinite, SpecError
 from weathered.data.dataset import Dataset
 
@@ -125,3 +127,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 def test_fifty_thousand_images_fit_into_two_gibibytes():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 2
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path):
+    data, calls = brightness_data(300), []
+
+    def counted(x, kind, severity, rng):
+        calls.append((kind, severity))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return fade(x, kind, severity, rng)
+
+    whole = audit_corruption(read_brightness, data, 0, ["noise"], corrupt=fade).to_json()
+    pieces = Pieces(tmp_path / "pieces")
+    with pytest.raises(KeyboardInterrupt):
+        audit_corruption(read_brightness, data, 0, ["noise"], corrupt=counted, pieces=pieces)
+    # two blocks of 256 images for each severity, and clean images are not corrupted
+    assert sorted(path.stem for path in (tmp_path / "pieces").iterdir()) == ["clean.0", "noise.1", "noise.2"]
+    again = audit_corruption(read_brightness, data, 0, ["noise"], corrupt=counted, pieces=pieces).to_json()
+    assert json.dumps(again) == json.dumps(whole)
+    assert len(calls) == 5 + 2 * 3

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from weathered.audit.labels.blocks import Progress
+from weathered.audit.pieces import Pieces
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.errors import DataError, NonFinite, SpecError
 from weathered.core.rng import generator
@@ -65,13 +67,16 @@ def audit_corruption(
     severities: Sequence[int] = SEVERITIES,
     chunk: int = 1024,
     corrupt: Corrupt | None = None,
+    pieces: Pieces | None = None,
+    watch: Progress | None = None,
 ) -> AuditResult:
     """Accuracy under corruptions of test images, by kind and severity.
 
     predict: images (B, C, H, W) float32 in [0, 1] -> logits (B, classes), in evaluation mode. dataset: test images
     with the labels to score against. seed: of the corruptions' draws. kinds: all of the library's by default.
     severities: 1 to 5. chunk: images sent to `predict` at once, a multiple of 256; it changes memory, not results.
-    corrupt: another corruption function of the same signature, which needs `kinds`.
+    corrupt: another corruption function of the same signature, which needs `kinds`. pieces: where what is done is kept.
+    watch: told how many corruptions are done.
     Memory: one chunk and one byte per image and kind. per_sample: correct (on clean images) and corrupted_accuracy,
     the share of corruptions under which the row is right.
     Raises DataError if the data are not images or empty, SpecError for unknown kinds, severities or chunks.
@@ -85,12 +90,29 @@ def audit_corruption(
     if not dataset.is_image or not len(dataset):
         raise DataError(f"{dataset.name}: corruptions need at least one image, got inputs of {dataset.inputs.shape}.")
 
-    clean = correct_under_corruption(predict, dataset, "clean", 0, seed, chunk, corrupt)
+    pieces, done = pieces or Pieces(), 0
+
+    def right(kind: str, severity: int) -> np.ndarray:
+        nonlocal done
+        found = pieces.get(
+            f"{kind}.{severity}",
+            lambda: {
+                "right": torch.from_numpy(
+                    correct_under_corruption(predict, dataset, kind, severity, seed, chunk, corrupt)
+                )
+            },
+        )
+        if watch is not None:
+            watch("corruption", done, len(kinds) * len(severities))
+        done += 1
+        return found["right"].numpy()
+
+    clean = right("clean", 0)
     survived = np.zeros((len(kinds), len(dataset)), dtype=np.uint8)
     hits = np.zeros((len(kinds), len(severities)), dtype=np.int64)
     for k, kind in enumerate(kinds):
         for s, severity in enumerate(severities):
-            correct = correct_under_corruption(predict, dataset, kind, severity, seed, chunk, corrupt)
+            correct = right(kind, severity)
             survived[k] += correct
             hits[k, s] = correct.sum()
     return _result(clean, survived, hits, tuple(kinds), severities)

@@ -20,6 +20,7 @@ from weathered.attacks.apgd import APGDCrossEntropy
 from weathered.attacks.base import Attack, Norm
 from weathered.attacks.fgsm import FGSM
 from weathered.attacks.square import Square
+from weathered.audit.labels.blocks import Progress
 from weathered.audit.pieces import Pieces
 from weathered.audit.result import AuditResult, Chart, Series, Table, quoted
 from weathered.core.errors import DataError
@@ -35,8 +36,6 @@ CURVE_STEPS = 20
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Budgets of the curve as multiples of epsilon; a last one is so large that a gradient attack turns everything."""
 
-Watch = Callable[[str, int, int], None]
-
 
 def curve_budgets(epsilon: float, norm: Norm, values: int) -> list[float]:
     """The budgets of the curve, rising; values: numbers in an input."""
@@ -50,7 +49,7 @@ def audit_robustness(
     attacks: Mapping[str, Attack],
     seed: int,
     pieces: Pieces | None = None,
-    watch: Watch | None = None,
+    watch: Progress | None = None,
 ) -> AuditResult:
     """Accuracy on clean images, under each attack, under all, and over epsilon.
 
@@ -74,7 +73,9 @@ def audit_robustness(
 
 
 class _Work:
-    def __init__(self, model: nn.Module, dataset: Dataset, seed: int, pieces: Pieces, watch: Watch | None, parts: int):
+    def __init__(
+        self, model: nn.Module, dataset: Dataset, seed: int, pieces: Pieces, watch: Progress | None, parts: int
+    ):
         self.model, self.dataset, self.seed, self.pieces, self.watch = model, dataset, seed, pieces, watch
         self.blocks = torch.arange(len(dataset)).split(BLOCK)
         self.done, self.parts = 0, parts * len(self.blocks)

@@ -19,6 +19,7 @@ from weathered.audit.options import (
     refuse_ridge_scores,
     refuse_towers,
 )
+from weathered.audit.pieces import Pieces
 from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
 from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs
@@ -88,7 +89,8 @@ def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
         with eval_mode(model), torch.no_grad():
             return runs[0].run.test_logits(model(x.to(device_of(model)))).cpu()
 
-    return audit_corruption(predict, test, runs[0].recipe.settings.seed)
+    pieces = Pieces.of(runs[0], "corruption", limit=options.limit)
+    return audit_corruption(predict, test, runs[0].recipe.settings.seed, pieces=pieces, watch=options.progress)
 
 
 def rejection(runs: Audited, options: AuditOptions) -> AuditResult:
