@@ -79,7 +79,8 @@ class ASH(Score):
 
     def __init__(self, percentile: float = 90.0, kind: Kind = "s"):
         check_arguments(percentile, kind)
-        self.percentile, self.kind = percentile, kind
+        self.percentile = percentile
+        self.kind: Kind = kind
 
     @torch.no_grad()
     def score(self, evidence: Evidence) -> Float[Tensor, "N"]:

@@ -80,7 +80,7 @@ class ViM(Score):
         elif not torch.equal(weight, learnt(self.weight_, self)) or not torch.equal(bias, learnt(self.bias_, self)):
             raise ValueError("all rows must come from one head, but this one differs from the first")
         rows = features.detach().double().cpu()
-        offset = rows - self.origin_
+        offset = rows - learnt(self.origin_, self)
         self.scatter_ = offset.T @ offset + (0 if self.scatter_ is None else self.scatter_)
         self.kept_ = rows[:KEPT] if self.kept_ is None else torch.cat([self.kept_, rows[: KEPT - len(self.kept_)]])
         self._space = None
