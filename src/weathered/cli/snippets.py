@@ -103,6 +103,7 @@ model = build_model(trick.model("resnet:depth=26,width=8,small=true"), train)
 run = fit(Run(model, train, settings=settings))
 print((run.predict(test).argmax(1) == test.labels).double().mean())
 """
+DECOUPLED = TRICK.replace("batch_size=50", 'batch_size=50, optimizer="adamw"')
 SAMPLER = """
 labels = torch.arange(10).repeat_interleave(torch.tensor([500, 400, 300, 200, 150, 100, 80, 50, 30, 20]))
 {prepared}
@@ -125,7 +126,7 @@ print(sets.sum(1).mean(dtype=float))  # labels in a set
 SCORE = """
 train, test = load_pair("digits", limit=200)
 model = build_model("cnn_small", train)
-score = {part}.fit(extract(model, train).features, train.labels)
+score = {part}.fit_evidence(extract(model, train), train.labels)
 print(score.score(extract(model, test))[:5])  # higher is stranger
 """
 OUTLIER_SCORE = """
@@ -209,6 +210,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Slot -> the lines, and the names that they take from the package besides the method's own."""
 
 OF_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "large-decay": (DECOUPLED, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "mixgen": (PAIRS, ("Batch", "Target", "load")),
     "contrastive": (TOWERS, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "outlier-class": (OUTLIER_SCORE, ("CnC", "Run", "Settings", "build_model", "fit", "load_pair")),
