@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from weathered.core.rng import derive_seed, generator
+from weathered.core.settings import Settings
 from weathered.data.sources.domains import FEATURES, TEST, TRAINING, draw_domains
 from weathered.nn.network import seeded
 from weathered.selection.laws import equal_cells
@@ -38,10 +39,15 @@ SEEDS = 5
 HELD = "accuracy on held-out samples of the training domains of the network picked, in [0, 1]"
 VARIES = "variation between training domains of the informative features of the network picked, in [0, 1]"
 STRENGTH = "by what the spurious inputs of the network picked are multiplied, in [0, 1]"
-ALSO = (HELD, VARIES, STRENGTH)
+BY_ADAM = (
+    "the metric where networks are trained by Adam, which makes up for the scale of inputs, so that all networks rely "
+    "alike on what they see, in [0, 1]"
+)
+ALSO = (HELD, VARIES, STRENGTH, BY_ADAM)
 
-SAMPLES, HIDDEN, STEPS, RATE = 800, 16, 300, 0.01
+SAMPLES, HIDDEN, ADAM_RATE = 800, 16, 0.01
 STRENGTHS = tuple(k / 10 for k in range(11)) * 2
+SETTINGS = Settings()
 
 
 class Pool(NamedTuple):
@@ -59,20 +65,24 @@ class Pool(NamedTuple):
 
 def measure(seed: int) -> Measured:
     """Test accuracy of the network that each rule picks; the seed draws data, split, weights and compared samples."""
-    pool = trained(seed)
+    values, also = picked(seed, adam=False)
+    return Measured(values, {**also, BY_ADAM: picked(seed, adam=True)[0]})
+
+
+def picked(seed: int, adam: bool) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Test accuracy by arm, and the same of other figures of the networks picked."""
+    pool = trained(seed, adam)
     rows = equal_cells(pool.labels, pool.domains, 50, generator(seed, SLUG, "cells"))
     choices, variations = {}, {}
     for arm, scaling in ((MAIN, "feature"), (GLOBAL, "global")):
         choices[arm], variations[arm] = choose(pool, rows, scaling)
-    picked = {BASELINE: choices[MAIN].most_accurate, **{arm: choice.chosen for arm, choice in choices.items()}}
-    picked[BEST] = int(pool.test.argmax())
+    places = {BASELINE: choices[MAIN].most_accurate, **{arm: choice.chosen for arm, choice in choices.items()}}
+    places[BEST] = int(pool.test.argmax())
 
     def of(values: np.ndarray) -> dict[str, float]:
-        found = {arm: float(values[i]) for arm, i in picked.items()}
-        return {arm: float(np.nanmean(values)) if arm == MEAN else found[arm] for arm in ARMS}
+        return {arm: float(np.nanmean(values) if arm == MEAN else values[places[arm]]) for arm in ARMS}
 
-    also = {HELD: of(pool.held), VARIES: of(variations[MAIN]), STRENGTH: of(np.array(STRENGTHS))}
-    return Measured(of(pool.test), also)
+    return of(pool.test), {HELD: of(pool.held), VARIES: of(variations[MAIN]), STRENGTH: of(np.array(STRENGTHS))}
 
 
 def choose(pool: Pool, rows: Tensor, scaling: Scaling) -> tuple[Choice, np.ndarray]:
@@ -82,8 +92,8 @@ def choose(pool: Pool, rows: Tensor, scaling: Scaling) -> tuple[Choice, np.ndarr
     return selection.choose(pool.held, measured), np.array([found.mean_variation for found in measured])
 
 
-def trained(seed: int) -> Pool:
-    """Networks trained side by side by Adam on all training samples at once; their losses are added."""
+def trained(seed: int, adam: bool) -> Pool:
+    """Networks trained side by side with the default settings of runs, or by Adam; their losses are added."""
     x, y, e = draw_domains(SAMPLES, TRAINING, generator(seed, SLUG, "training domains"))
     unseen, truth, _ = draw_domains(SAMPLES, TEST, generator(seed, SLUG, "test domain"))
     # a fifth of each domain
@@ -102,15 +112,22 @@ def trained(seed: int) -> Pool:
     def logits(features: Tensor) -> Tensor:
         return torch.baddbmm(biases[1], features, weights[1])
 
-    optimizer = torch.optim.Adam([*weights, *biases], lr=RATE)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        found = logits(hidden(x[~held]))
-        (cross_entropy(found.flatten(0, 1), y[~held].repeat(len(STRENGTHS))) * len(STRENGTHS)).backward()
-        optimizer.step()
+    parameters, epochs, batch = [*weights, *biases], SETTINGS.epochs, SETTINGS.batch_size
+    plain = torch.optim.SGD(parameters, SETTINGS.lr, SETTINGS.momentum, weight_decay=SETTINGS.weight_decay)
+    optimizer = torch.optim.Adam(parameters, ADAM_RATE) if adam else plain
+    own, given, order = x[~held], y[~held], generator(seed, SLUG, "order")
+    for epoch in range(epochs):
+        for step, rows in enumerate(batches := torch.randperm(len(given), generator=order).split(batch)):
+            if not adam:
+                progress = (epoch + step / len(batches)) / epochs
+                optimizer.param_groups[0]["lr"] = SETTINGS.learning_rate(progress)
+            optimizer.zero_grad()
+            found = logits(hidden(own[rows]))
+            (cross_entropy(found.flatten(0, 1), given[rows].repeat(len(STRENGTHS))) * len(STRENGTHS)).backward()
+            optimizer.step()
     with torch.no_grad():
         seen, strange = logits(hidden(x[held])), logits(hidden(unseen))
-        features = hidden(x[~held])
-    inside = [mean_accuracy(own, y[held], e[held]) for own in seen]
-    outside = [float((own.argmax(1) == truth).double().mean()) for own in strange]
-    return Pool(features, y[~held], e[~held], np.array(inside), np.array(outside))
+        features = hidden(own)
+    inside = [mean_accuracy(one, y[held], e[held]) for one in seen]
+    outside = [float((one.argmax(1) == truth).double().mean()) for one in strange]
+    return Pool(features, given, e[~held], np.array(inside), np.array(outside))
