@@ -2,7 +2,7 @@
 
 A law is estimated with a Gaussian kernel: samples are counted on a grid, and the counts are convolved once. With n the
 size of the largest cell, the bandwidth is 1.06 n^(-1/5) times a scale, which is the mean over cells of the standard
-deviation within a cell: of that feature, or over all features as well. The grid of a feature reaches 4 bandwidths
+deviation within a cell: of that feature, or over all features as well. The grid of a feature reaches 6 bandwidths
 beyond its samples, with a step of at most a quarter of the bandwidth. Total variation is 1/2 sum |p - q|, in [0, 1].
 Limits: equal samples are 0 apart, samples with a gap of many bandwidths between them 1. In between the estimate is too
 low for laws far apart, by smoothing, and too high for equal ones, by chance, the more so the fewer samples there are.
@@ -22,7 +22,7 @@ Scaling = Literal["feature", "global"]
 SHORTEST_SCALE = 1e-3
 """Of a feature's range: no scale is shorter, so that a grid has no more than some ten thousand points."""
 
-MARGIN = 4
+MARGIN = 6
 STEPS = 4
 """Least steps of the grid in a bandwidth."""
 
