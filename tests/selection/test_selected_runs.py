@@ -1,9 +1,11 @@
 """Finished runs: which rows choose, what is refused, and what the command prints and writes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from weathered.core.errors import DataError, Incompatible, SpecError
 from weathered.core.predict import eval_mode
@@ -12,7 +14,7 @@ from weathered.data.sources import load, load_pair
 from weathered.loaded_run import load_run
 from weathered.recipe import DataOptions, Recipe
 from weathered.selection.laws import equal_cells
-from weathered.selection.of_runs import held_out, mean_accuracy, select_runs
+from weathered.selection.of_runs import held_out, mean_accuracy, measure_run, select_runs
 from weathered.selection.ood_expansion_selection import ExpansionSelection, variation
 from weathered.store import RunFolder
 from weathered.training import train
@@ -130,13 +132,27 @@ def test_what_cannot_be_chosen_among_is_refused(pool, tmp_path):
         select_runs(pool, ExpansionSelection(min_count=20, delta=1))
 
 
-def test_networks_without_features_and_learners_of_phases_are_refused(tmp_path):
+def test_networks_without_features_are_refused(tmp_path):
     data = DataOptions(write_table(tmp_path / "t.csv"), **PARTS, validation=0.2)
     runs = [finished(tmp_path, data=data, seed=seed) for seed in (0, 1)]
-    learner = finished(tmp_path, "acil:expansion=16", data=DataOptions("digits", seed=0, limit=100))
     assert select_runs(runs, METHOD).choice.chosen in (0, 1)
-    with pytest.raises((Incompatible, DataError)):
-        select_runs([learner, finished(tmp_path, data=DataOptions("digits", seed=0, limit=100))], METHOD)
+    loaded = load_run(runs[0].path)
+    bare = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(Incompatible, match="has no forward_features and forward_head"):
+        measure_run(replace(loaded, model=bare), loaded.splits.validation, torch.arange(40), METHOD)
+
+
+@pytest.mark.parametrize(
+    ("data", "use", "model"),
+    [
+        (DataOptions(limit=100, seed=0), "acil:expansion=16", "mlp:width=8"),
+        (DataOptions("shapes:24", seed=0), "class-balanced", "unet:width=4,depth=1"),
+    ],
+)
+def test_runs_that_are_no_classifiers_of_all_classes_are_refused(data, use, model, tmp_path):
+    runs = [finished(tmp_path, use, data=data, model=model, seed=seed) for seed in (0, 1)]
+    with pytest.raises(Incompatible, match="among classifiers of one label for each sample, trained on all classes"):
+        select_runs(runs, METHOD)
 
 
 def test_one_domain_leaves_accuracy_alone_and_that_is_said(tmp_path):

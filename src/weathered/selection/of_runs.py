@@ -113,7 +113,7 @@ def select_runs(
             held, about_held = held_out(run.splits)
             notes += [*about_rows, *about_held]
         recipes.add(run.recipe.with_settings(seed=0).hash)
-        candidates.append(_measure(run, held, rows, method))
+        candidates.append(measure_run(run, held, rows, method))
     if watch is not None:
         watch(len(folders), len(folders))
     notes.append(f"The pool is {len(candidates)} runs of {len(recipes)} recipes, each as it was after its last epoch.")
@@ -232,16 +232,16 @@ def _training_rows(run: LoadedRun, min_count: int) -> tuple[Int[Tensor, "M"], li
 
 def _refuse_others(run: LoadedRun) -> None:
     splits = run.splits
-    if "group" not in splits.train.extra:
-        raise DataError(
-            f"{run.folder.path}: the training rows have no groups, which are the domains here; train with "
-            "--group-column."
-        )
     other = isinstance(run.model, (TwoTowers, AnalyticClassifier)) or run.recipe.few_shot is not None
     if splits.train.is_segmentation or other:
         raise Incompatible(
             f"{run.folder.path}: the choice is among classifiers of one label for each sample, trained on all classes "
             "at once. Leave it out."
+        )
+    if "group" not in splits.train.extra:
+        raise DataError(
+            f"{run.folder.path}: the training rows have no groups, which are the domains here; train with "
+            "--group-column."
         )
 
 
