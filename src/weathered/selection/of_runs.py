@@ -189,7 +189,11 @@ def mean_accuracy(logits: Tensor, labels: Int[Tensor, "N"], domains: Int[Tensor,
     return float((hits / torch.bincount(number)).mean())
 
 
-def _measure(run: LoadedRun, held: Dataset, rows: Tensor, method: ExpansionSelection) -> Candidate:
+def measure_run(run: LoadedRun, held: Dataset, rows: Int[Tensor, "M"], method: ExpansionSelection) -> Candidate:
+    """Accuracy of a run on held-out rows, and the stability of its features on these training rows.
+
+    Raises Incompatible for a network without features.
+    """
     train = run.splits.train.select(rows)
     features = extract(run.model, train).features
     if features is None:
