@@ -57,7 +57,8 @@ def test_distance_of_two_gaussians_is_the_closed_form(distance):
 
 
 def test_counts_and_one_convolution_are_the_sum_of_kernels():
-    first, second = normal(60, 1), 1.5 * normal(60, 1, seed=1) + 0.7
+    """Of cells of two sizes, too: each deviation is that of the samples that are there."""
+    first, second = normal(60, 1), 1.5 * normal(40, 1, seed=1) + 0.7
     n, scale = 60, (first.std(0, correction=0) + second.std(0, correction=0)) / 2
     width = 1.06 * n**-0.2 * scale
     at = torch.linspace(-9, 9, 4001, dtype=torch.float64)

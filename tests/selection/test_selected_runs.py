@@ -123,6 +123,10 @@ def test_what_cannot_be_chosen_among_is_refused(pool, tmp_path):
         select_runs(pool[:1], METHOD)
     with pytest.raises(SpecError, match="a run is named twice"):
         select_runs([pool[0], RunFolder(pool[0].path / ".." / pool[0].path.name)], METHOD)
+    begun = RunFolder(tmp_path / "begun")
+    begun.write_json("run.json", pool[0].read_json("run.json"))
+    with pytest.raises(DataError, match="begun is not finished.*--resume', or leave it out"):
+        select_runs([pool[0], begun], METHOD)
     plain = [finished(tmp_path, data=DataOptions(limit=100, seed=0), seed=seed) for seed in (0, 1)]
     with pytest.raises(DataError, match="no groups, which are the domains here; train with --group-column"):
         select_runs(plain, METHOD)
@@ -146,7 +150,7 @@ def test_networks_without_features_are_refused(tmp_path):
     ("data", "use", "model"),
     [
         (DataOptions(limit=100, seed=0), "acil:expansion=16", "mlp:width=8"),
-        (DataOptions("shapes:24", seed=0), "class-balanced", "unet:width=4,depth=1"),
+        (DataOptions("shapes:24", seed=0), "label-smoothing", "unet:width=4,depth=1"),
     ],
 )
 def test_runs_that_are_no_classifiers_of_all_classes_are_refused(data, use, model, tmp_path):

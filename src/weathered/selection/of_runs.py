@@ -254,6 +254,11 @@ def _check_runs(folders: Sequence[RunFolder]) -> None:
         raise SpecError("a run is named twice; each may be chosen once.")
     if len(folders) < 2:
         raise SpecError("there is one run, so there is nothing to choose; name several, or a folder that holds them.")
+    for folder in folders:
+        if folder.state != "done":
+            raise DataError(
+                f"{folder.path} is not finished. Go on with it by 'weathered train ... --resume', or leave it out."
+            )
     known = [_data_of(folder) for folder in folders]
     for folder, data in zip(folders[1:], known[1:], strict=True):
         differing = [f.name for f in fields(DataOptions) if getattr(data, f.name) != getattr(known[0], f.name)]

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weathered.core.facts import Traits
 from weathered.selection.laws import (
     Cells,
     Scaling,
@@ -197,6 +198,13 @@ class ExpansionSelection:
     delta in [0, 1]: informativeness from which on a feature counts. window, r0: see `select`. scaling, min_count,
     grid: see `variation`. Raises ValueError if one is out of range.
     """
+
+    traits = Traits(
+        needs={
+            "group": "groups are the domains between which it compares features",
+            "features": "it compares what the network says before its classifier",
+        }
+    )
 
     def __init__(
         self,
