@@ -195,6 +195,7 @@ class Stability(NamedTuple):
 class ExpansionSelection:
     """Choose among trained models by accuracy in the training domains minus r0 times the variation of their features.
 
+    `weathered select RUN...` does so with finished runs.
     delta in [0, 1]: informativeness from which on a feature counts. window, r0: see `select`. scaling, min_count,
     grid: see `variation`. Raises ValueError if one is out of range.
     """
