@@ -74,7 +74,8 @@ def picked(seed: int, adam: bool) -> tuple[dict[str, float], dict[str, dict[str,
     pool = trained(seed, adam)
     rows = equal_cells(pool.labels, pool.domains, 50, generator(seed, SLUG, "cells"))
     choices, variations = {}, {}
-    for arm, scaling in ((MAIN, "feature"), (GLOBAL, "global")):
+    scalings: dict[str, Scaling] = {MAIN: "feature", GLOBAL: "global"}
+    for arm, scaling in scalings.items():
         choices[arm], variations[arm] = choose(pool, rows, scaling)
     places = {BASELINE: choices[MAIN].most_accurate, **{arm: choice.chosen for arm, choice in choices.items()}}
     places[BEST] = int(pool.test.argmax())

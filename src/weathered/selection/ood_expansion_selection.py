@@ -225,7 +225,8 @@ class ExpansionSelection:
             raise ValueError(f"min_count must be at least 2, got {min_count}")
         if not 16 <= grid <= 65536:
             raise ValueError(f"grid must be in [16, 65536], got {grid}")
-        self.delta, self.window, self.r0 = delta, window, r0
+        self.delta, self.window = delta, window
+        self.r0: float | Literal["auto"] = r0
         self.scaling: Scaling = scaling
         self.min_count, self.grid = min_count, grid
 
