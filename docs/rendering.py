@@ -76,6 +76,7 @@ def _uses(entry: Entry) -> list[str]:
         "score": [f"weathered audit runs/RUN --audits ood --scores {entry.slug}"],
         "ensemble": ["weathered audit runs/FIRST runs/SECOND runs/THIRD --audits ood --scores energy"],
         "set": ["weathered audit runs/RUN --audits sets"],
+        "selection": ["weathered select runs/FIRST runs/SECOND runs/THIRD --delta 0.3 --window 0.1"],
         "certificate": ["weathered audit runs/RUN --audits certified --sigma 0.25"],
     }[entry.slot]
 

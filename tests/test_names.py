@@ -29,12 +29,13 @@ ROOMS = (
     "tricks",
     "procedures",
     "scores",
+    "selection",
     "attacks",
     "certify",
 )
 SHARED = {
     "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build",
-    "attack_ensemble", "adversarial", "class_gaussian",
+    "attack_ensemble", "adversarial", "class_gaussian", "laws", "of_runs",
 }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ class Entry:
         return self.card if self.card and self.claimed else self.slug
 
 
-NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW = (
+NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS = (
     "noisy-labels",
     "long-tail",
     "mixing",
@@ -45,6 +45,7 @@ NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW = (
     "calibration",
     "new-classes",
     "few-shot",
+    "new-domains",
 )
 
 PROBLEMS = {
@@ -56,6 +57,7 @@ PROBLEMS = {
     CALIBRATION: "confidence must mean something",
     ARRIVING: "classes arrive later",
     FEW: "new classes come with a few samples each",
+    DOMAINS: "the model is meant for places that its training data do not come from",
 }
 
 ENTRIES: tuple[Entry, ...] = (
@@ -365,6 +367,10 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "susceptibility", "weathered.audit.susceptibility:Susceptibility", "probe", (NOISE,),
         "Forouzesh, ICLR 2023", "Watch how readily the network would fit random labels, epoch by epoch.",
+    ),
+    Entry(
+        "ood-expansion-selection", "weathered.selection.ood_expansion_selection:ExpansionSelection", "selection",
+        (DOMAINS,), "Ye, NeurIPS 2021", "Choose among runs by accuracy less how far features move between domains.",
     ),
     Entry(
         "acil", "weathered.incremental.acil:ACIL", "learner", (ARRIVING,),

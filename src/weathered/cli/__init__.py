@@ -3,7 +3,7 @@
 import typer
 
 from weathered.cli.catalogue import list_methods, show
-from weathered.cli.commands import advise, audit, compare, demo, report, train, verify
+from weathered.cli.commands import advise, audit, compare, demo, report, select, train, verify
 from weathered.cli.reviewing import review
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("show")(show)
 app.command("train")(train)
 app.command("compare")(compare)
 app.command("audit")(audit)
+app.command("select")(select)
 app.command("advise")(advise)
 app.command("report")(report)
 app.command("review")(review)

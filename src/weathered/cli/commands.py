@@ -157,6 +157,35 @@ def audit(
     audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen, budget)
 
 
+def select(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Finished runs on the same data with groups, or folders that hold them.")
+    ],
+    delta: Annotated[
+        float | None, typer.Option(help="Informativeness from which on a feature counts; 0.3 by default.")
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Runs less than this below the best accuracy set r0; 0.1 by default.")
+    ] = None,
+    r0: Annotated[
+        float | None, typer.Option("--r0", help="Weight of variation against accuracy; from the runs by default.")
+    ] = None,
+    scaling: Annotated[
+        str | None, typer.Option(help="Bandwidths follow each feature, the default, or are global, as in the paper.")
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option(help="Training rows that a class needs in a domain to count there; 50 by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A JSON file to write the result to.")] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Choose one of several runs by accuracy in the training domains and how their features vary between these."""
+    from weathered.cli.selecting import select_and_print
+
+    given = {"delta": delta, "window": window, "r0": r0, "scaling": scaling, "min_count": min_count}
+    select_and_print(runs, {name: value for name, value in given.items() if value is not None}, out, as_json)
+
+
 @opt.takes_recipe_options
 def advise(
     data: Annotated[str, typer.Argument(help="Data, or the folder of a finished run on them.")],

@@ -148,6 +148,14 @@ held_out, new = torch.randn(500, 3), torch.randn(4, 3) + 5  # scores of three mo
 ensemble = {part}.fit(held_out)
 print(ensemble.score(new), ensemble.predict(new))
 """
+SELECTION = """
+labels, domains = torch.arange(1200) % 2, torch.arange(1200) // 2 % 3
+noise, sign = torch.randn(1200, 4), (2 * labels - 1)[:, None]
+strengths = [torch.tensor(s)[domains, None] for s in ([2.0, 1.2, 0.6], [1.0, 1.0, 1.0], [1.5, 1.2, 0.9])]
+selection = {part}
+measured = [selection.measure(s * sign + noise, labels, domains) for s in strengths]  # features of three models
+print(selection.choose([0.93, 0.90, 0.92], measured))  # accuracies on held-out rows of the same domains
+"""
 LEARNER = """
 learner = {part}
 for first in (0, 5):  # five classes arrive, then five others
@@ -202,6 +210,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "score": (SCORE, ("build_model", "load_pair")),
     "attack": (ATTACK, ("build_model", "load_pair")),
     "ensemble": (ENSEMBLE, ()),
+    "selection": (SELECTION, ()),
     "learner": (LEARNER, ()),
     "few-shot": (FEW_SHOT, ()),
     "maker": (MAKER, ("load",)),

@@ -37,6 +37,7 @@ READERS = {
     "segmentation": "segmentation:read_segmentation",
     "shapes": "shapes:read_shapes",
     "captions": "captions:read_captions",
+    "domains": "domains:read_domains",
 }
 """Source -> module and function, imported when asked for."""
 
@@ -63,7 +64,7 @@ def load(
     """Read a data set. spec: `name[:rest]` or a path: digits, folder:PATH, csv:PATH, parquet:PATH, npz:PATH[:PART],
     torchvision:NAME[:test], hf:NAME[@CONFIG][:SPLIT], images:PATH (all images below a folder, without classes),
     segmentation:PATH (folders images and masks), shapes:N (generated images with masks), captions:N
-    (generated images with captions).
+    (generated images with captions), domains:N (a generated table of several domains).
     Where parts are known and none is named, the training part.
 
     label_column: labels to use; by default label, labels, target, class or y. clean_column: becomes clean_labels.
@@ -113,14 +114,14 @@ def load_pair(
 ) -> tuple[Dataset, Dataset]:
     """(training set, test set); for the arguments see `load`.
 
-    Without test_spec, torchvision, hf and an npz file with test arrays give their own test split, unless `spec` names
-    a split; otherwise `test_fraction` of each class is held out, drawn from (seed, "test split"). A source named as
-    test_spec gives its test split where it has one. A note of the training set names classes without rows in one of
-    the sets, as happens to the test set where a class has a single row. limit: training rows, drawn after the split,
-    so that the test set does not depend on it. test_label_column: by default the training set's clean or label column
-    where the test set has it, in this order, else its standard label column. not_features: columns of a table that are
-    left out, such as names of rows or labels of several people. test_rows: of the test set, or of the same source
-    where none is named, as in split=test.
+    Without test_spec, torchvision, hf, domains and an npz file with test arrays give their own test split, unless
+    `spec` names a split; otherwise `test_fraction` of each class is held out, drawn from (seed, "test split"). A source
+    named as test_spec gives its test split where it has one. A note of the training set names classes without rows in
+    one of the sets, as happens to the test set where a class has a single row. limit: training rows, drawn after the
+    split, so that the test set does not depend on it. test_label_column: by default the training set's clean or label
+    column where the test set has it, in this order, else its standard label column. not_features: columns of a table
+    that are left out, such as names of rows or labels of several people. test_rows: of the test set, or of the same
+    source where none is named, as in split=test.
     Raises DataError naming the classes if they differ, if a class has no training row, or if shapes differ.
     """
     options = ReadOptions(
@@ -190,7 +191,7 @@ def has_own_test(spec: str) -> bool:
         from weathered.data.sources.npz import has_test_part
 
         return has_test_part(rest)
-    return name in ("torchvision", "hf") and ":" not in rest
+    return name == "domains" or (name in ("torchvision", "hf") and ":" not in rest)
 
 
 def _read_test(spec: str, train: Dataset, options: ReadOptions, label_column: str | None) -> Dataset:

@@ -1,0 +1,1 @@
+"""Rules that choose one of several finished models without looking at the data it is meant for."""
