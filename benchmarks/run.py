@@ -21,6 +21,7 @@ FILES = (
     "acil",
     "mahalanobis",
     "losses",
+    "linf_distance",
     "long_tail",
     "labels",
     "million_rows",
