@@ -15,7 +15,7 @@ from weathered.nn.network import Network, input_statistics
 
 
 class LinfNet(nn.Module):
-    """The hidden layers: `depth` - 1 layers of `width` distances, centred. x (B, ...) is flattened; features (B, width).
+    """`depth` - 1 hidden layers of `width` distances, centred. x (B, ...) is flattened; features (B, width).
 
     depth >= 2 counts the last layer too, which is the head.
     """
@@ -102,7 +102,7 @@ class LinfNetwork(Network):
         return error
 
     def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
-        """The least and the largest logits over all images of a box, layer by layer; bounds that hold, not the tightest.
+        """The least and the largest logits over all images of a box; bounds that hold, not the tightest.
 
         lower, upper (B, C, H, W): ends of the boxes, as images.
         """
@@ -119,12 +119,14 @@ def linf_network(body: LinfNet, dataset: Dataset, head: str) -> LinfNetwork:
     """
     if head != "linear":
         raise SpecError(
-            f"linf-net ends in a layer of distances and takes no {head} head, which would undo what it guarantees. Drop "
-            "one: what needs that head, or the model."
+            f"linf-net ends in a layer of distances and takes no {head} head, which would undo what it guarantees. "
+            "Drop one: what needs that head, or the model."
         )
     mean, std = input_statistics(dataset)
     last = LinfHead(body.num_features, dataset.num_classes)
-    return LinfNetwork(body, last, mean, std.square().mean().sqrt()[None])
+    # constant channels, which are given the deviation 1, do not count: values in [0, 1] have at most 1/2
+    varying = std[std < 1] if bool((std < 1).any()) else std
+    return LinfNetwork(body, last, mean, varying.square().mean().sqrt()[None])
 
 
 def check_certifiable(model: nn.Module) -> LinfNetwork:
@@ -136,7 +138,7 @@ def check_certifiable(model: nn.Module) -> LinfNetwork:
         )
     if model.exponent < math.inf:
         raise Incompatible(
-            f"the network is in training at p = {model.exponent:.4g}, and only p = infinity is certified: at a finite p "
-            "a small change may move logits far. Train to the end, or set its exponent to infinity."
+            f"the network is in training at p = {model.exponent:.4g}, and only p = infinity is certified: at a finite "
+            "p a small change may move logits far. Train to the end, or set its exponent to infinity."
         )
     return model

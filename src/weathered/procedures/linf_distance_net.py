@@ -2,7 +2,7 @@
 
 Source: Zhang et al., "Boosting the Certified Robustness of L-infinity Distance Nets", ICLR 2022; the hinge alone is
 that of their "Towards Certifying L-infinity Robustness using Neural Networks with L-inf-dist Neurons", ICML 2021.
-With logits o, eps the length `epsilon` in units of the normalised input, r rising from 0 to 1 between `start` and `end`:
+With logits o, eps the length `epsilon` in units of the normalised input, r rising from 0 at `start` to 1 at `end`:
     margin   m = 1 - (o_y - max_j!=y o_j) / (2 eps)
     mixture  min(max(m, 0), 1) + lambda CE(c o, y), lambda = lambda_start (lambda_end / lambda_start)^r, c learned
     hinge    3/4 max(m, 0) + 1/4 mean_j max(m_j, 0), m_j as m with class j alone, m_y = 0
@@ -98,11 +98,12 @@ class Scale(nn.Module):
 class LinfDistanceNet(Procedure):
     """Train a `linf-net` so that its margins certify, image by image, that no small change turns the decision.
 
-    epsilon in (0, 1]: training asks for margins that certify this Linf length, in units of inputs in [0, 1]; the authors
-    take 24/255 to certify 8/255 on CIFAR-10 and 0.45 for 0.3 on MNIST. loss: mixture, or hinge as in their first paper.
-    lambda_start, lambda_end: weight of cross entropy in the mixture, both > 0 or both 0. 1 <= p_start <= p_end, finite:
-    exponents of the ramp. 0 <= start < end < 1: shares of training where the ramp begins and ends; from `end` on p is
-    infinity, which needs some steps for the running means. scale_rate > 0: learning rate of the scale c, as a share.
+    epsilon in (0, 1]: training asks for margins that certify this Linf length, in units of inputs in [0, 1]; the
+    authors take 24/255 to certify 8/255 on CIFAR-10 and 0.45 for 0.3 on MNIST. loss: mixture, or hinge as in their
+    first paper. lambda_start, lambda_end: weight of cross entropy in the mixture, both > 0 or both 0. p_start, p_end:
+    exponents of the ramp, 1 <= p_start <= p_end, finite. 0 <= start < end < 1: shares of training where it begins and
+    ends; from `end` on p is infinity, which needs some steps for the running means. scale_rate > 0: learning rate of
+    the scale c, as a share of that of the weights, under Adam.
 
     Under Adam beta2 is 0.99 and epsilon 1e-10. Meant for Adam at a large rate such as 0.03 and no weight decay. Its
     losses are its own, so it calls neither loss, reweight nor term. The network is that of p = infinity whenever it
