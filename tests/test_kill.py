@@ -19,6 +19,7 @@ SMALLER = {
     "drw": "drw:start=0.5",
     "forward-correction": "forward-correction:noise_rate=0.3",
     "ldam-drw": "ldam-drw:start=0.5",
+    "linf-distance-net": "linf-distance-net:end=0.5",
     "odnl": "odnl:aux_batch=32",
     "open-sampling": "open-sampling:aux_batch=32",
     "self-adaptive-self-supervised": "self-adaptive-self-supervised:hidden=64,size=16",

@@ -28,6 +28,7 @@ CHEAP = {
     "one-of": "one-of:parts=['mixup','crop-flip']",
     "acil": "acil:expansion=16",
     "absgd": "absgd:temperature=-2.0",
+    "linf-distance-net": "linf-distance-net:start=0.0,end=0.5",
     "forward-correction": "forward-correction:noise_rate=0.4",
     "tfh": "tfh:training_episodes=2,generated=2,adapt_steps=1,ways=2,images=3",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",

@@ -17,6 +17,8 @@ from weathered.nn.build import build_model
 from weathered.nn.linf_net import LinfNetwork
 from weathered.procedures.linf_distance_net import LinfDistanceNet
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps are at p = infinity")
+
 TRAIN = (
     *("train", "digits", "--limit", "150", "--model", "linf-net:width=16,depth=2", "--use", "linf-distance-net"),
     *("--optimizer", "adam", "--lr", "0.03", "--weight-decay", "0", "--epochs", "3", "--out", "runs"),

@@ -1,6 +1,7 @@
 """Training of networks of Linf distances: the losses by hand, schedules, the learned scale, what is refused."""
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from weathered.procedures.linf_distance_net import (
     ramp,
 )
 from weathered.recipe import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps are at p = infinity")
 
 SPEC = "linf-net:width=16,depth=2"
 SETTINGS = Settings(epochs=4, batch_size=50, optimizer="adam", lr=0.03, weight_decay=0.0)
@@ -204,6 +207,18 @@ def test_a_run_of_one_step_ends_at_infinity(small_digits):
     run = fit(run_of(small_digits, settings=replace(SETTINGS, epochs=1, batch_size=200)))
     assert run.total_steps == 1
     assert network_of(run).exponent == math.inf
+
+
+@pytest.mark.parametrize(("end", "settled"), [(0.5, 50), (0.75, 25), (0.81, 19), (0.99, 1)])
+def test_a_run_with_few_steps_at_infinity_is_warned_of(small_digits, end, settled):
+    settings, procedure = replace(SETTINGS, epochs=25), LinfDistanceNet(end=end)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        run = fit(run_of(small_digits, procedure, settings=settings), max_steps=5)
+    assert run.total_steps == 100
+    said = [str(warning.message) for warning in found]
+    assert len(said) == (settled < 20)
+    assert all(f": {settled} of 100 steps are at p = infinity" in text and "lower end" in text for text in said)
 
 
 def test_saved_and_loaded_it_goes_on_bit_for_bit(small_digits):

@@ -30,6 +30,7 @@ SPELLED = {
     "acil": ("expansion=512",),
     "square": ("queries=200",),
     "forward-correction": ("noise_rate=0.4",),
+    "linf-distance-net": ("epsilon=0.2", "end=0.8"),
     "smoothing": ("n=200",),
     "tfh": ("training_episodes=200",),
 }
@@ -190,7 +191,7 @@ print((images @ captions.T).argmax(1))  # the closest caption of each image
 DISTANCES = """
 train, test = load_pair("digits", limit=200)
 model = build_model("linf-net:width=32", train)
-settings = Settings(epochs=10, batch_size=50, optimizer="adam", lr=0.03, weight_decay=0.0)
+settings = Settings(epochs=40, batch_size=50, optimizer="adam", lr=0.03, weight_decay=0.0)
 run = fit(Run(model, train, {slot}={part}, settings=settings))
 certificate = LinfMargin().certify(run.procedure.predictor(run), test.floats(torch.arange(len(test))))
 print(certificate.certifies(test.labels, radius=0.05).double().mean())

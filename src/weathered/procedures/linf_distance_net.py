@@ -15,6 +15,7 @@ Limits: lambda = 0 is the clipped hinge alone, which leaves many samples unlearn
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 BETA2, ADAM_EPSILON = 0.99, 1e-10
 """Of Adam in this method: gradients are few and small, so that an epsilon of 1e-8 already changes what is learned."""
+
+SETTLING = 20
+"""Steps at p = infinity after which running means, of which each step renews a tenth, belong to that exponent."""
 
 SCALE = "scale"
 """The name of the learned scale among the modules of a run."""
@@ -162,6 +166,17 @@ class LinfDistanceNet(Procedure):
     def lambda_at(self, progress: float) -> float:
         """The weight of cross entropy at `progress` of training; it follows the exponent."""
         return geometric(self.lambda_start, self.lambda_end, ramp(progress, self.start, self.end))
+
+    def before_epoch(self, run: Run) -> None:
+        if run.step or not run.fabric.is_global_zero:
+            return
+        settled = sum(self.exponent_at(step / run.total_steps) == math.inf for step in range(run.total_steps))
+        if settled < SETTLING:
+            warnings.warn(
+                f"LinfDistanceNet: {settled} of {run.total_steps} steps are at p = infinity, at which the network "
+                f"predicts; its running means need about {SETTLING}. Train longer, or lower end (it is {self.end:g}).",
+                stacklevel=2,
+            )
 
     def update(self, run: Run, batch: Batch) -> None:
         for group in run.optimizer.param_groups:
