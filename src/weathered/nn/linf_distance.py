@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
-TILE = 2**17
-"""Differences between inputs and weights that are held at once; half a megabyte stays in a processor's cache."""
+TILE = 2**18
+"""Differences between inputs and weights that are held at once, a megabyte in float32."""
 
 BLOCK = 64
 """Coordinates whose largest is found by vector instructions; only the best block is searched for its place."""
