@@ -83,7 +83,9 @@ class _Distance(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
         x, weight, kept = ctx.saved_tensors
         if ctx.p == math.inf:
             return *_gradients_at_one(x, weight, kept.long(), gradients[0]), None
