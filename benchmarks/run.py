@@ -22,6 +22,7 @@ FILES = (
     "acil",
     "mahalanobis",
     "losses",
+    "linf_distance",
     "long_tail",
     "labels",
     "million_rows",

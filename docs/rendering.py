@@ -19,6 +19,9 @@ SPECS = {
 }
 """How commands name a method that cannot do without an option."""
 
+DISTANCES = " --model linf-net --optimizer adam --lr 0.03 --weight-decay 0"
+"""The network, and the settings, of methods that are made for layers of distances."""
+
 FLAWS = {"symmetric": "--noise", "asymmetric": "--noise", "instance": "--noise", "long-tail": "--long-tail"}
 """Makers with an option of the command line of their own; a recipe takes all of them."""
 
@@ -49,6 +52,7 @@ def _uses(entry: Entry) -> list[str]:
         flaw = " --long-tail 50"
     flaw += " --model resnet:small=true" if _changes_resnet(entry) else ""
     flaw += "".join(f" --aux {name}=patches" for name in _streams(entry))
+    flaw += DISTANCES if _needs(entry, "linf_distances") else ""
     spec = SPECS.get(entry.slug, entry.slug)
     needs = traits_of(import_part(entry)).needs if entry.path else {}
     if "caption" in needs:
@@ -77,8 +81,12 @@ def _uses(entry: Entry) -> list[str]:
         "ensemble": ["weathered audit runs/FIRST runs/SECOND runs/THIRD --audits ood --scores energy"],
         "set": ["weathered audit runs/RUN --audits sets"],
         "selection": ["weathered select runs/FIRST runs/SECOND runs/THIRD --delta 0.3 --window 0.1"],
-        "certificate": ["weathered audit runs/RUN --audits certified --sigma 0.25"],
+        "certificate": [f"weathered audit runs/RUN --audits certified{' --sigma 0.25' * (entry.slug == 'smoothing')}"],
     }[entry.slot]
+
+
+def _needs(entry: Entry, fact: str) -> bool:
+    return bool(entry.path) and fact in traits_of(import_part(entry)).needs
 
 
 def _streams(entry: Entry) -> list[str]:

@@ -19,6 +19,7 @@ SMALLER = {
     "drw": "drw:start=0.5",
     "forward-correction": "forward-correction:noise_rate=0.3",
     "ldam-drw": "ldam-drw:start=0.5",
+    "linf-distance-net": "linf-distance-net:end=0.5",
     "odnl": "odnl:aux_batch=32",
     "outlier-exposure": "outlier-exposure:aux_batch=32",
     "open-sampling": "open-sampling:aux_batch=32",
@@ -27,12 +28,14 @@ SMALLER = {
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
 }
 """Options that bring a method to work, or keep it short, in a run of a second."""
+MODELS = {"linf-distance-net": "linf-net:width=32"}
 METHODS = [entry.slug for entry in ENTRIES if entry.slot in (*TRAINING_SLOTS, "bundle")]
 
 
 def recipe_for(name: str) -> Recipe:
     return Recipe(
         data=DataOptions(train="digits", limit=300, make=("symmetric:rate=0.3",), aux=("ood=gaussian:size=100",)),
+        model=MODELS.get(name, "cnn_small"),
         use=(SMALLER.get(name, name),),
         settings=Settings(epochs=6, batch_size=32, evaluations=3, checkpoint_seconds=0),
     )

@@ -28,6 +28,7 @@ CHEAP = {
     "one-of": "one-of:parts=['mixup','crop-flip']",
     "acil": "acil:expansion=16",
     "absgd": "absgd:temperature=-2.0",
+    "linf-distance-net": "linf-distance-net:start=0.0,end=0.5",
     "forward-correction": "forward-correction:noise_rate=0.4",
     "tfh": "tfh:training_episodes=2,generated=2,adapt_steps=1,ways=2,images=3",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
@@ -44,6 +45,8 @@ CHEAP = {
     "self-adaptive-training": "self-adaptive-training:start=0.0",
     "selective": "selective:start=0.0",
 }
+MODELS = {"linf-distance-net": "linf-net:width=16,depth=2"}
+"""Methods that are made for one network."""
 PARTS = [
     CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot")
 ]
@@ -70,7 +73,8 @@ def build_run(specs, dataset):
     def model(seed):
         return build_model(network, dataset, head=parts.head, seed=seed)
 
-    network = "unet:width=8,depth=1" if dataset.is_segmentation else "cnn_small:width=8"
+    network = next((MODELS[use.slug] for use in uses if use.slug in MODELS), "cnn_small:width=8")
+    network = "unet:width=8,depth=1" if dataset.is_segmentation else network
     aux = {"ood": load_auxiliary("gaussian:size=32", dataset, 0)}
     settings = Settings(epochs=1, batch_size=16)
     run = Run(model, dataset, validation=dataset, aux=aux, settings=settings, **parts.slots)

@@ -251,6 +251,10 @@ ENTRIES: tuple[Entry, ...] = (
         "Jeong, NeurIPS 2021", "Noise training that flattens over-confident directions, for certified robustness.",
     ),
     Entry(
+        "linf-distance-net", "weathered.procedures.linf_distance_net:LinfDistanceNet", "procedure", (ROBUST,),
+        "Zhang, ICLR 2022", "Train a network of Linf distances, whose margins prove what no attack can change.",
+    ),
+    Entry(
         "classifier-retraining", "weathered.procedures.classifier_retraining:ClassifierRetraining", "procedure",
         (TAIL,), "Kang, ICLR 2020", "Late in training the classifier learns alone, on features that stand still.",
     ),
@@ -383,6 +387,16 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "smoothing", "weathered.certify.smoothing:RandomizedSmoothing", "certificate", (ROBUST,),
         "Cohen, ICML 2019", "A radius within which the smoothed prediction cannot change.", card="smoothmix",
+    ),
+    Entry(
+        "linf-margin", "weathered.certify.linf_margin:LinfMargin", "certificate", (ROBUST,),
+        "Zhang, ICML 2021", "A Linf radius from the margin of logits, for a network of Linf distances.",
+        card="linf-distance-net",
+    ),
+    Entry(
+        "interval-bounds", "weathered.certify.interval_bounds:IntervalBounds", "certificate", (ROBUST,),
+        "Gowal, ICCV 2019", "Bounds of all logits over a box around the input, layer by layer.",
+        card="linf-distance-net", claimed=False,
     ),
     Entry(
         "average-k", "weathered.sets.average_k:AverageK", "set", (CALIBRATION,),

@@ -16,6 +16,9 @@ from weathered.core.rng import generator
 from weathered.data.dataset import Dataset
 from weathered.stats import proportion_interval
 
+SIGMA = 0.25
+"""Noise of the audit where nothing is said."""
+
 DRAWS = 1000
 """Noisy copies that certify an image by default: enough for radii up to 2.46 sigma at alpha = 0.001."""
 

@@ -21,6 +21,7 @@ from weathered.training import truth
 class AuditOptions:
     """What a user may say of the audits: outlier data by spec, score names, a limit of samples, certified noise, and
     what the label audit is told. scores: by default those of `default_scores`. progress: called while an audit goes on.
+    sigma: of randomised smoothing; without, a network that certifies itself does, and others get 0.25.
     views: names of the views of each image over which probabilities are averaged, none for the image alone.
     attacks, epsilon, norm: of the robustness audit, those of `attacks.build.DEFAULT` by default. announce: called with
     how long an audit may take, before it starts.
@@ -29,7 +30,7 @@ class AuditOptions:
     ood: tuple[str, ...] = ()
     scores: tuple[str, ...] | None = None
     limit: int | None = None
-    sigma: float = 0.25
+    sigma: float | None = None
     labels: LabelOptions = field(default_factory=LabelOptions)
     progress: Progress | None = None
     views: tuple[str, ...] = ()

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
-from weathered.audit.certified import audit_certified
+from weathered.audit.certified import SIGMA, audit_certified
+from weathered.audit.certified_linf import audit_certified_linf
 from weathered.audit.corruption import audit_corruption
 from weathered.audit.labels.of_run import audit_run_labels
 from weathered.audit.ood_of_runs import ood
@@ -32,6 +33,7 @@ from weathered.core.predict import device_of, eval_mode, prediction_of
 from weathered.core.rng import generator
 from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun
+from weathered.nn.linf_net import LinfNetwork
 from weathered.nn.two_towers import TwoTowers
 from weathered.scores.extract import has_outlier_class
 from weathered.training import group_audit
@@ -98,8 +100,11 @@ def rejection(runs: Audited, options: AuditOptions) -> AuditResult:
 
 
 def certified(runs: Audited, options: AuditOptions) -> AuditResult:
+    """By randomised smoothing where a noise is given; otherwise by what the network itself guarantees, if anything."""
     test, model = audited_data(runs[0], options), runs[0].model
-    return audit_certified(model, test, options.sigma, runs[0].recipe.settings.seed)
+    if isinstance(model, LinfNetwork) and options.sigma is None:
+        return audit_certified_linf(model, test)
+    return audit_certified(model, test, SIGMA if options.sigma is None else options.sigma, runs[0].recipe.settings.seed)
 
 
 def labels(runs: Audited, options: AuditOptions) -> AuditResult:

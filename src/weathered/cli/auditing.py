@@ -62,9 +62,8 @@ def audit_runs(
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
         named = None if scores is None else tuple(scores)
-        noise = AuditOptions().sigma if sigma is None else sigma
         options = AuditOptions(
-            tuple(ood), named, limit, noise, labels, show, tuple(views), **attacking, announce=_announce
+            tuple(ood), named, limit, sigma, labels, show, tuple(views), **attacking, announce=_announce
         )
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)

@@ -116,7 +116,8 @@ def audit(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Audit at most this many test samples.")] = None,
     sigma: Annotated[
-        float | None, typer.Option(help="Noise of the certified audit, in [0, 1] pixel units; 0.25 by default.")
+        float | None,
+        typer.Option(help="Noise of the certified audit, in [0, 1] pixel units; 0.25 by default, none for a linf-net."),
     ] = None,
     attacks: Annotated[
         str | None,

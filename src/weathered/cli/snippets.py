@@ -11,6 +11,7 @@ from weathered.registry import Entry
 
 ARGUMENTS = {
     "parts": "[MixUp(), CutMix()]",
+    "epsilon": "0.02",
     "file": "file",
     "imbalance": "50",
     "k": "2",
@@ -29,6 +30,7 @@ SPELLED = {
     "acil": ("expansion=512",),
     "square": ("queries=200",),
     "forward-correction": ("noise_rate=0.4",),
+    "linf-distance-net": ("epsilon=0.2", "end=0.8"),
     "smoothing": ("n=200",),
     "tfh": ("training_episodes=200",),
 }
@@ -195,6 +197,26 @@ towers = run.procedure.predictor(run).eval()
 images, captions = run.predict(test), towers.embed_captions(test.extra["caption"])
 print((images @ captions.T).argmax(1))  # the closest caption of each image
 """
+DISTANCES = """
+train, test = load_pair("digits", limit=200)
+model = build_model("linf-net:width=32", train)
+settings = Settings(epochs=40, batch_size=50, optimizer="adam", lr=0.03, weight_decay=0.0)
+run = fit(Run(model, train, {slot}={part}, settings=settings))
+certificate = LinfMargin().certify(run.procedure.predictor(run), test.floats(torch.arange(len(test))))
+print(certificate.certifies(test.labels, radius=0.05).double().mean())
+"""
+LINF_CERTIFICATE = """
+data = load("digits", limit=4)
+model, images = build_model("linf-net", data), data.floats(torch.arange(4))
+certificate = {part}.certify(model, images)
+print(certificate.labels, certificate.radii)
+"""
+BOUNDS = """
+data = load("digits", limit=4)
+model, images = build_model("mlp", data), data.floats(torch.arange(4))
+certificate = {part}.certify(model, images)
+print(certificate.labels, certificate.certified, certificate.lower, certificate.upper)
+"""
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "loss": (LOSS, ()),
@@ -222,6 +244,9 @@ OF_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "large-decay": (DECOUPLED, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "mixgen": (PAIRS, ("Batch", "Target", "load")),
     "contrastive": (TOWERS, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "linf-distance-net": (DISTANCES, ("LinfMargin", "Run", "Settings", "build_model", "fit", "load_pair")),
+    "linf-margin": (LINF_CERTIFICATE, ("build_model", "load")),
+    "interval-bounds": (BOUNDS, ("build_model", "load")),
     "outlier-class": (OUTLIER_SCORE, ("CnC", "Run", "Settings", "build_model", "fit", "load_pair")),
 }
 """Methods whose lines are not those of their slot."""

@@ -27,6 +27,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "linear_head": "the model ends in a linear classifier",
         "cosine_head": "the model ends in a cosine classifier, so its logits lie in [-1, 1]",
         "vit_tokens": "the model works on a sequence of patch tokens",
+        "linf_distances": "all layers of the model are Linf distances, so that it is 1-Lipschitz",
         "outlier_class": "the model has an output for outliers beside those of its classes",
         "teacher": "a trained teacher model is given",
         "validation": "a validation split is given",
@@ -56,6 +57,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "caption": "use captions:400, or name the column that holds them with --caption-column",
         "caption_loss": "train with --use contrastive",
         "vit_tokens": "use a timm vision transformer",
+        "linf_distances": "build the model with --model linf-net",
         "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }
 )
