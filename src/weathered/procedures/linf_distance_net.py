@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weathered.attacks.base import check_unit_range
+from weathered.attacks.base import check_unit_range, margin
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
 from weathered.core.procedure import Procedure
@@ -55,8 +55,7 @@ def geometric(first: float, last: float, share: float) -> float:
 
 def margins(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
     """The label's logit minus the largest other one. logits (B, C), C >= 2."""
-    own = logits.gather(1, labels[:, None])
-    return own.squeeze(1) - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return -margin(logits, labels)
 
 
 def clipped_hinge(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], epsilon: float) -> Float[Tensor, "B"]:
@@ -65,9 +64,9 @@ def clipped_hinge(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"], epsilo
     epsilon > 0, in units of the logits. A margin <= 0 costs 1, one of 2 epsilon or more costs 0, both with gradient 0.
     """
     _check_epsilon(epsilon)
-    margin = margins(logits, labels)
-    sloping = (margin > 0) & (margin < 2 * epsilon)
-    cost = 1 - margin / (2 * epsilon)
+    gap = margins(logits, labels)
+    sloping = (gap > 0) & (gap < 2 * epsilon)
+    cost = 1 - gap / (2 * epsilon)
     return torch.where(sloping, cost, cost.detach().clamp(0, 1))
 
 
