@@ -1,5 +1,7 @@
 """Each attack by itself: FGSM and PGD on known ground, the step sizes of APGD, the squares of Square, ensembles."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from tests.attacks.test_attack_contract import Network, rng
@@ -8,7 +10,7 @@ from torch.testing import assert_close
 
 from weathered.attacks.apgd import APGDCrossEntropy, APGDTargeted, _look, _State, checkpoints, climb, targeted_dlr
 from weathered.attacks.attack_ensemble import AttackEnsemble
-from weathered.attacks.base import Ball, Search
+from weathered.attacks.base import Ball, Search, margin
 from weathered.attacks.fgsm import FGSM
 from weathered.attacks.pgd import PGD
 from weathered.attacks.square import Square, side_of
@@ -34,26 +36,26 @@ def test_one_step_of_pgd_from_the_input_is_fgsm():
         assert torch.equal(one(model, x, y, rng()), FGSM(0.2, norm, early_stop=False)(model, x, y, rng()))
 
 
-def test_pgd_follows_the_gradient_of_cross_entropy():
+def test_pgd_follows_the_gradient_of_cross_entropy_and_returns_the_largest_margin_on_its_way():
     model = Network().double().eval()
     x, y = data(model)
-    z = x.clone()
+    path = [x.clone()]
     for _ in range(3):
-        z.requires_grad_()
+        z = path[-1].requires_grad_()
         (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(z), y, reduction="sum"), z)
-        z = (z + 0.03 * gradient.sign()).detach().clamp(x - 0.05, x + 0.05).clamp(0, 1)
-    found = PGD(0.05, steps=3, step_size=0.03, random_start=False)
-    # an input is left where it first turns, so compare those that never do
-    result = found(model, x, y, rng())
-    held = model(result).argmax(1) == y
-    path = [PGD(0.05, steps=n, step_size=0.03, random_start=False, early_stop=False) for n in (1, 2, 3)]
-    ends = [attack(model, x, y, rng()) for attack in path]
-    assert 5 < int(held.sum()) < 64
-    climbing = held & ((z - ends[2]).flatten(1).abs().amax(1) < 1e-9)
-    assert int(climbing.sum()) > 0.8 * int(held.sum())
+        path.append((z + 0.03 * gradient.sign()).detach().clamp(x - 0.05, x + 0.05).clamp(0, 1))
+    seen = []
+    with model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone())):
+        attack = PGD(0.05, steps=3, step_size=0.03, random_start=False, early_stop=False)
+        found = attack(model, x, y, rng())
+    # the inputs as they are are asked about first
+    for asked, expected in zip(seen[1:], path, strict=True):
+        assert_close(asked, expected.detach(), atol=1e-12, rtol=0)
+    margins = torch.stack([margin(model(z), y) for z in path])
+    assert_close(margin(model(found), y), margins.amax(0))
 
 
-def test_more_restarts_and_more_steps_turn_no_fewer():
+def test_more_restarts_turn_no_fewer_and_more_steps_hardly_fewer():
     model = nn.Sequential(Waves(), Network().double()).eval()
     x, y = data(model, 300)
     counts = []
@@ -62,6 +64,15 @@ def test_more_restarts_and_more_steps_turn_no_fewer():
         counts.append(set((model(found).argmax(1) != y).nonzero().flatten().tolist()))
     assert counts[0] <= counts[1] <= counts[2]
     assert len(counts[2]) > len(counts[0])
+    plain = Network().double().eval()
+    x, y = data(plain, 300)
+    turned = []
+    for steps in (1, 5, 20, 80):
+        found = PGD(0.06, steps=steps, step_size=0.06 * 2.5 / max(steps, 5))(plain, x, y, rng())
+        turned.append(int((plain(found).argmax(1) != y).sum()))
+    # up to one point, as starts and steps differ
+    assert all(later >= earlier - 3 for earlier, later in pairwise(turned))
+    assert turned[-1] > turned[0]
 
 
 def test_checkpoints_are_those_of_the_paper():

@@ -146,12 +146,17 @@ def test_the_loss_is_that_of_the_moved_inputs_and_smoothing_does_not_reach_the_a
     assert torch.equal(*seen)
 
 
-def test_mixed_labels_are_attacked_as_their_heaviest():
+def test_mixed_labels_are_attacked_as_their_heaviest_class():
     run, x, y = begun(PGDTraining(0.2))
     other = (y + 1) % 3
-    for share, heaviest in ((0.7, y), (0.3, other)):
-        weights = torch.stack([torch.full((32,), share), torch.full((32,), 1 - share)])
-        batch = run.prepare(x, y, ROWS).replace(target=Target(torch.stack([y, other]), weights))
+    # in the last mixture the class of most weight is named twice
+    for labels, shares, heaviest in (
+        ([y, other], [0.7, 0.3], y),
+        ([y, other], [0.3, 0.7], other),
+        ([y, other, other], [0.4, 0.3, 0.3], other),
+    ):
+        weights = torch.tensor(shares)[:, None].expand(-1, 32)
+        batch = run.prepare(x, y, ROWS).replace(target=Target(torch.stack(labels), weights))
         run.begin_step()
         # before the loss, which moves the statistics of normalisation
         expected = run.procedure.climbed(run, x, lambda logits, heaviest=heaviest: cross_entropy(logits, heaviest))

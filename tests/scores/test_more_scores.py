@@ -146,11 +146,22 @@ def test_the_default_space_is_that_of_the_paper():
 
 
 def test_memory_for_alpha_is_bounded(monkeypatch):
+    """Rows in the order of their classes are kept evenly, not those that come first."""
     monkeypatch.setattr(vim_module, "KEPT", 120)
     features, labels = sample()
-    head = LinearHead(draw("w", 4, 10), draw("b", 4))
+    head, order = LinearHead(draw("w", 4, 10), draw("b", 4)), labels.argsort(stable=True)
+    features, labels = features[order], labels[order]
     fitted = ViM().fit(features[:100], labels[:100], head).partial_fit(features[100:], labels[100:], head)
-    assert torch.equal(fitted.kept_, features[:120])
+    assert fitted.kept_.shape == (120, 10)
+    place = (fitted.kept_[:, None] == features).all(2).nonzero()[:, 1]
+    assert len(place.unique()) == 120
+    assert int(labels[place].bincount(minlength=4).min()) > 15
+    again = ViM()
+    again.load_state_dict(fitted.state_dict())
+    for score in (fitted, again):
+        score.partial_fit(features, labels, head)
+    assert torch.equal(again.kept_, fitted.kept_)
+    assert fitted.seen_ == 600
 
 
 def test_arguments_and_rows_that_do_not_fit_are_refused():

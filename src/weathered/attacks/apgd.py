@@ -174,16 +174,16 @@ class APGDCrossEntropy(Attack):
         return Passes(forward=0, backward=self.restarts * (self.steps + 1))
 
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
-        for _ in range(self.restarts):
+        for objective in self.objectives(found, logits) * self.restarts:
             if len(found.open):
-                climb(model, found, found.drawn(rng), self._objective(found), self.steps)
+                climb(model, found, found.drawn(rng), objective, self.steps)
 
-    @staticmethod
-    def _objective(found: Search) -> Callable[[Tensor], Objective]:
-        return lambda rows: partial(cross_entropy, labels=found.labels[rows])
+    def objectives(self, found: Search, logits: Float[Tensor, "B C"]) -> list[Callable[[Tensor], Objective]]:
+        """What is climbed in turn, each from a start of its own: positions of rows to the objective for them."""
+        return [lambda rows: partial(cross_entropy, labels=found.labels[rows])]
 
 
-class APGDTargeted(Attack):
+class APGDTargeted(APGDCrossEntropy):
     """APGD on the targeted ratio of logits, one search for each of the most likely wrong classes in turn.
 
     steps, restarts >= 1. targets >= 1: wrong classes tried, all where there are fewer; the order is that of the logits
@@ -199,21 +199,17 @@ class APGDTargeted(Attack):
         restarts: int = 1,
         early_stop: bool = True,
     ):
-        super().__init__(epsilon, norm, early_stop)
-        for name, count in (("steps", steps), ("targets", targets), ("restarts", restarts)):
-            check_count(name, count)
-        self.steps, self.targets, self.restarts = steps, targets, restarts
+        super().__init__(epsilon, norm, steps, restarts, early_stop)
+        check_count("targets", targets)
+        self.targets = targets
 
     def passes(self) -> Passes:
-        return Passes(forward=0, backward=self.restarts * self.targets * (self.steps + 1))
+        return Passes(forward=0, backward=self.targets * super().passes().backward)
 
-    def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
+    def objectives(self, found: Search, logits: Float[Tensor, "B C"]) -> list[Callable[[Tensor], Objective]]:
         wrong = logits.scatter(1, found.labels[:, None], -torch.inf)
         order = wrong.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices
-        for goals in order.T.repeat(self.restarts, 1):
-            if len(found.open):
-                climb(model, found, found.drawn(rng), self._objective(found, goals), self.steps)
-
-    @staticmethod
-    def _objective(found: Search, goals: Int[Tensor, "B"]) -> Callable[[Tensor], Objective]:
-        return lambda rows: partial(targeted_dlr, labels=found.labels[rows], targets=goals[rows])
+        return [
+            lambda rows, goals=goals: partial(targeted_dlr, labels=found.labels[rows], targets=goals[rows])
+            for goals in order.T
+        ]

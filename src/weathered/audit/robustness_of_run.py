@@ -1,7 +1,7 @@
 """The robustness audit of a finished run: its attacks by name, how long they may take, and what was done already."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weathered.attacks.base import Attack, cross_entropy, loss_and_gradient
 from weathered.attacks.build import DEFAULT, build_attacks
@@ -10,20 +10,8 @@ from weathered.audit.pieces import Pieces, duration, seconds_of
 from weathered.audit.result import AuditResult
 from weathered.audit.robustness import BLOCK, CURVE_STEPS, FACTORS, audit_robustness
 from weathered.core.errors import DataError
-from weathered.core.predict import device_of, eval_mode
+from weathered.core.predict import AtTestTime, device_of, eval_mode
 from weathered.data.dataset import Dataset
-from weathered.loaded_run import LoadedRun
-
-
-class AtTestTime(nn.Module):
-    """A finished run's network, giving the logits that it implies at test time; attacks see the same ones."""
-
-    def __init__(self, run: LoadedRun):
-        super().__init__()
-        self.model, self.loaded = run.model, run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.loaded.run.test_logits(self.model(self.loaded.run.in_layout(x)).float())
 
 
 def robustness(runs: Audited, options: AuditOptions) -> AuditResult:
@@ -33,7 +21,7 @@ def robustness(runs: Audited, options: AuditOptions) -> AuditResult:
         raise DataError(f"{test.name}: the robustness audit needs images, but the data are a table.")
     attacks = build_attacks(options.attacks or DEFAULT, options.epsilon, options.norm)
     specs = {name: vars(attack) for name, attack in attacks.items()}
-    model = AtTestTime(run)
+    model = AtTestTime(run.run, run.model)
     pieces = Pieces.of(run, "robustness", attacks=specs, limit=options.limit)
     if options.announce is not None:
         options.announce(

@@ -35,12 +35,28 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+class AtTestTime(nn.Module):
+    """A network at the precision of its run, giving the logits that it implies at test time; attacks ask this one.
+
+    model: the run's own by default.
+    """
+
+    def __init__(self, run: Run, model: nn.Module | None = None):
+        super().__init__()
+        self.model, self.run = run.model if model is None else model, run
+
+    def forward(self, x: Tensor) -> Float[Tensor, "B C"]:
+        with self.run.autocast():
+            return self.run.test_logits(self.model(self.run.in_layout(x)).float())
+
+
 def prediction_of(model: nn.Module, run: Run) -> Callable[[Tensor], Tensor]:
     """Floats (B, ...) to test-time logits of a network in evaluation mode, at the precision of the run."""
+    asked = AtTestTime(run, model)
 
     def predict(x: Tensor) -> Tensor:
-        with torch.no_grad(), eval_mode(model), run.autocast():
-            return run.test_logits(model(run.in_layout(x.to(run.device))).float())
+        with torch.no_grad(), eval_mode(model):
+            return asked(x.to(run.device))
 
     return predict
 

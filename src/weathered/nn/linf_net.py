@@ -12,30 +12,20 @@ from weathered.core.facts import name_of
 from weathered.data.dataset import Dataset
 from weathered.nn.linf_distance import LinfDistance
 from weathered.nn.network import Network, input_statistics
+from weathered.nn.rows import RowNetwork
 
 
-class LinfNet(nn.Module):
+class LinfNet(RowNetwork):
     """`depth` - 1 hidden layers of `width` distances, centred. x (B, ...) is flattened; features (B, width).
 
     depth >= 2 counts the last layer too, which is the head.
     """
 
     def __init__(self, input_shape: tuple[int, ...], width: int = 256, depth: int = 3):
-        super().__init__()
         if width < 1 or depth < 2:
             raise ValueError(f"width must be at least 1 and depth at least 2, got {width} and {depth}")
         sizes = [math.prod(input_shape), *[width] * (depth - 1)]
-        self.layers = nn.Sequential(nn.Flatten(), *(LinfDistance(*pair) for pair in pairwise(sizes)))
-        self.num_features = width
-
-    def forward_features(self, x: Tensor) -> Float[Tensor, "B D"]:
-        return self.layers(x)
-
-    def forward_head(self, x: Float[Tensor, "B D"], pre_logits: bool = True) -> Float[Tensor, "B D"]:
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_features(x)
+        super().__init__(nn.Sequential(nn.Flatten(), *(LinfDistance(*pair) for pair in pairwise(sizes))), width)
 
 
 class LinfHead(LinfDistance):

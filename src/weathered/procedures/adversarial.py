@@ -1,4 +1,4 @@
-"""What adversarial training shares: the network that is attacked, the budget of each epoch, the attack of a step."""
+"""What adversarial training shares: the budget of each epoch, and the attack of a step."""
 
 from __future__ import annotations
 
@@ -6,29 +6,17 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from weathered.attacks.base import Ball, Norm, Objective, ascend, check_budget, check_count, check_unit_range
 from weathered.core import distributed
 from weathered.core.facts import Traits, name_of
-from weathered.core.predict import eval_mode
+from weathered.core.predict import AtTestTime, eval_mode
 from weathered.core.procedure import Procedure
 from weathered.procedures.base import check_range
 
 if TYPE_CHECKING:
     from weathered.core.run import Run
-
-
-class AtTestTime(nn.Module):
-    """The run's network, giving logits whose softmax is its prediction at test time."""
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.model, self.run = run.model, run
-
-    def forward(self, x: Tensor) -> Float[Tensor, "B C"]:
-        return self.run.test_logits(self.run.forward(x).logits)
 
 
 def epsilon_at(epsilon: float, epoch: int, epochs: int, warm_up: float) -> float:

@@ -44,6 +44,7 @@ class PGDTraining(AdversarialTraining):
         super().__init__(epsilon, norm, steps, reach, warm_up)
 
     def loss(self, run: Run, batch: Batch) -> Float[Tensor, ""]:
-        labels = batch.target.labels.gather(0, batch.target.weights.argmax(0, keepdim=True))[0]
+        # summed over classes first, as a mixture may name one twice
+        labels = batch.target.dense(run.train.num_classes).argmax(1)
         moved = self.climbed(run, batch.x, partial(cross_entropy, labels=labels))
         return run.objective(run.forward(moved), batch.replace(x=moved))

@@ -21,7 +21,8 @@ from torch import Tensor
 from weathered.attacks.trades import SPREAD, check_attack, climb_divergence, divergence
 from weathered.core.batch import Batch
 from weathered.core.facts import Traits
-from weathered.procedures.adversarial import AtTestTime, noise_like
+from weathered.core.predict import AtTestTime
+from weathered.procedures.adversarial import noise_like
 from weathered.procedures.base import SelfAdaptive
 
 if TYPE_CHECKING:

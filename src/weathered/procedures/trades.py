@@ -20,8 +20,8 @@ from torch import Tensor
 from weathered.attacks.base import Norm
 from weathered.attacks.trades import SPREAD, divergence
 from weathered.core.batch import Batch
-from weathered.core.predict import eval_mode
-from weathered.procedures.adversarial import AdversarialTraining, AtTestTime, noise_like
+from weathered.core.predict import AtTestTime, eval_mode
+from weathered.procedures.adversarial import AdversarialTraining, noise_like
 from weathered.procedures.base import check_range
 
 if TYPE_CHECKING:

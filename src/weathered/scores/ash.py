@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weathered.core.errors import Incompatible
 from weathered.core.facts import Traits
-from weathered.scores.base import Evidence, Score, by_rows, check_matrix, free_energy, need
+from weathered.scores.base import Evidence, Score, head_energy, need
 
 Kind = Literal["p", "s", "b"]
 
@@ -49,15 +49,9 @@ def ash_score(
     Source: Djurisic et al., ICLR 2023 (they threshold the negative of this).
     """
     check_arguments(percentile, kind)
-    check_matrix("features", features)
-    check_matrix("weight", weight)
-    if weight.shape[1] != features.shape[1] or bias.shape != weight.shape[:1]:
-        shapes = tuple(weight.shape), tuple(bias.shape), tuple(features.shape)
-        raise ValueError(f"weight (C, D), bias (C,) and features (N, D) do not fit: {shapes}")
     if bool((features < 0).any()):
         raise ValueError("features must be >= 0, as after ReLU, to be shaped")
-    W, b = weight.to(features.device).double(), bias.to(features.device).double()
-    return by_rows(lambda h: free_energy(shaped(h, percentile, kind) @ W.T + b, 1.0), features, width=max(weight.shape))
+    return head_energy(features, weight, bias, lambda h: shaped(h, percentile, kind))
 
 
 def check_arguments(percentile: float, kind: str) -> None:

@@ -183,6 +183,25 @@ def free_energy(logits: Float[Tensor, "N C"], temperature: float) -> Float[Tenso
     return by_rows(lambda z: -temperature * torch.logsumexp(z.double() / temperature, 1), logits, width=logits.shape[1])
 
 
+def head_energy(
+    features: Float[Tensor, "N D"],
+    weight: Float[Tensor, "C D"],
+    bias: Float[Tensor, "C"],
+    change: Callable[[Float[Tensor, "M D"]], Float[Tensor, "M D"]],
+) -> Float[Tensor, "N"]:
+    """Free energy at T = 1 of weight change(features) + bias, in float64; `change` is given float64 rows.
+
+    Raises ValueError if shapes do not fit or values are not finite.
+    """
+    check_matrix("features", features)
+    check_matrix("weight", weight)
+    if weight.shape[1] != features.shape[1] or bias.shape != weight.shape[:1]:
+        shapes = tuple(weight.shape), tuple(bias.shape), tuple(features.shape)
+        raise ValueError(f"weight (C, D), bias (C,) and features (N, D) do not fit: {shapes}")
+    W, b = weight.to(features.device).double(), bias.to(features.device).double()
+    return by_rows(lambda h: free_energy(change(h.double()) @ W.T + b, 1.0), features, width=max(weight.shape))
+
+
 def threshold_at_tpr(id_scores: Float[Tensor, "N"], accept: float = 0.95) -> float:
     """The smallest score t such that at least `accept` of the in-distribution samples have score <= t.
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weathered.scores.base import Evidence, Score, by_rows, check_matrix, need
+from weathered.scores.base import Evidence, Score, by_rows, check_matrix, doubt, need
 
 
 def gen_score(logits: Float[Tensor, "N C"], gamma: float = 0.1, top: int = 100) -> Float[Tensor, "N"]:
@@ -29,17 +29,10 @@ def gen_score(logits: Float[Tensor, "N C"], gamma: float = 0.1, top: int = 100) 
         largest = scaled.topk(min(top, z.shape[1]), dim=1).values
         p = (largest - scaled.logsumexp(1, keepdim=True)).exp()
         # one minus a probability that rounds to 1 is the sum of all others, which keeps its digits
-        rest = torch.where(p < 0.5, 1 - p, _others(scaled, largest))
+        rest = torch.where(p < 0.5, 1 - p, doubt(z, 1.0)[:, None])
         return (p * rest).pow(gamma).sum(1)
 
     return by_rows(rows, logits, width=logits.shape[1])
-
-
-def _others(scaled: Tensor, largest: Tensor) -> Tensor:
-    """1 minus the largest probability of each row, as the odds r of all others over 1 + r."""
-    top = scaled.max(1, keepdim=True)
-    odds = (scaled - top.values).exp().scatter(1, top.indices, 0.0).sum(1, keepdim=True)
-    return (odds / (1 + odds)).expand_as(largest)
 
 
 def check_arguments(gamma: float, top: int) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weathered.core.facts import Traits
-from weathered.scores.base import Evidence, Score, by_rows, check_matrix, free_energy, learnt, need
+from weathered.scores.base import Evidence, Score, check_matrix, head_energy, learnt, need
 
 
 def react_score(
@@ -28,17 +28,9 @@ def react_score(
     Raises ValueError if shapes do not fit, values are not finite or the threshold is NaN.
     Source: Sun et al., NeurIPS 2021, eqs. 1 to 3 (they threshold the negative of this).
     """
-    check_matrix("features", features)
-    check_matrix("weight", weight)
-    if weight.shape[1] != features.shape[1] or bias.shape != weight.shape[:1]:
-        shapes = tuple(weight.shape), tuple(bias.shape), tuple(features.shape)
-        raise ValueError(f"weight (C, D), bias (C,) and features (N, D) do not fit: {shapes}")
     if threshold != threshold:
         raise ValueError("threshold must be a number, got NaN")
-    W, b = weight.to(features.device).double(), bias.to(features.device).double()
-    return by_rows(
-        lambda h: free_energy(h.double().clamp_max(threshold) @ W.T + b, 1.0), features, width=max(weight.shape)
-    )
+    return head_energy(features, weight, bias, lambda h: h.clamp_max(threshold))
 
 
 class ReAct(Score):

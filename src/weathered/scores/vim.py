@@ -6,7 +6,7 @@ origin o = -W^+ b and the space P of the `dim` largest eigenvectors of sum (h - 
     s = alpha r(h) - log sum_c exp(z_c)
 They score by the softmax of the virtual logit alpha r among the others, which grows with s. Limits: dim = D leaves no
 residual and gives Energy at T = 1.
-Sums are exact for any split of the data; the means behind alpha are over the first `KEPT` training rows.
+Sums are exact for any split of the data; the means behind alpha are over `KEPT` training rows, drawn evenly.
 """
 
 import math
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weathered.core.facts import Traits
+from weathered.core.rng import generator
 from weathered.scores.base import Evidence, LinearHead, Score, by_rows, check_matrix, free_energy, learnt, need
 
 KEPT = 20_000
@@ -32,10 +33,10 @@ class ViM(Score):
     """Virtual-logit matching. Needs features and a linear head; learns from both. Wang et al., CVPR 2022.
 
     dim >= 1: of the principal space; see `default_dim`. scatter_ (D, D), origin_ (D,), weight_ (C, D), bias_ (C,) and
-    kept_ (at most 20,000, D): what was learnt, in float64.
+    kept_ (at most 20,000, D): what was learnt, in float64. seen_ and keys_: rows so far, and by what rows are kept.
     """
 
-    fitted = ("scatter_", "origin_", "weight_", "bias_", "kept_")
+    fitted = ("scatter_", "origin_", "weight_", "bias_", "kept_", "keys_", "seen_")
     traits = Traits(
         needs={
             "features": "it measures what training data do not use",
@@ -55,6 +56,8 @@ class ViM(Score):
         self.weight_: Tensor | None = None
         self.bias_: Tensor | None = None
         self.kept_: Tensor | None = None
+        self.keys_: Tensor | None = None
+        self.seen_: int = 0
         self._space: tuple[Tensor, float] | None = None
 
     def fit(
@@ -82,9 +85,18 @@ class ViM(Score):
         rows = features.detach().double().cpu()
         offset = rows - learnt(self.origin_, self)
         self.scatter_ = offset.T @ offset + (0 if self.scatter_ is None else self.scatter_)
-        self.kept_ = rows[:KEPT] if self.kept_ is None else torch.cat([self.kept_, rows[: KEPT - len(self.kept_)]])
+        self._keep(rows)
         self._space = None
         return self
+
+    def _keep(self, rows: Float[Tensor, "N D"]) -> None:
+        """Keep the `KEPT` rows of smallest key so far; keys are drawn, so the order of rows counts for nothing."""
+        keys = torch.rand(len(rows), generator=generator(0, "vim", self.seen_), dtype=torch.float64)
+        self.seen_ += len(rows)
+        if self.kept_ is not None:
+            rows, keys = torch.cat([self.kept_, rows]), torch.cat([learnt(self.keys_, self), keys])
+        chosen = keys.topk(min(KEPT, len(keys)), largest=False).indices.sort().values
+        self.kept_, self.keys_ = rows[chosen], keys[chosen]
 
     def fit_evidence(self, evidence: Evidence, labels: Int[Tensor, "N"]) -> Self:
         return self.fit(need(evidence.features, "features", self), labels, evidence.head)
@@ -129,4 +141,4 @@ class ViM(Score):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
-        self._space = None
+        self.seen_, self._space = self.seen_ or 0, None
