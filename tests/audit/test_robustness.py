@@ -131,6 +131,24 @@ def test_pieces_that_are_there_are_not_made_again(tmp_path):
     assert len(calls) == 2
 
 
+def test_pieces_are_removed_with_the_result_and_kept_with_an_error(tmp_path):
+    def make():
+        return {"x": torch.arange(3)}
+
+    one, other = Pieces(tmp_path / "unfinished" / "one"), Pieces(tmp_path / "unfinished" / "other")
+    other.get("a", make)
+    one.get("a", make)
+    one.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert "a" in one
+    with one:
+        assert "a" in one
+    assert not (tmp_path / "unfinished" / "one").exists()
+    assert "a" in other
+    with other:
+        pass
+    assert not (tmp_path / "unfinished").exists()
+
+
 def test_durations_are_words():
     assert [duration(s) for s in (1, 70, 600, 9000)] == ["under a minute", "a minute", "10 minutes", "2.5 hours"]
 

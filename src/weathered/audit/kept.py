@@ -5,7 +5,6 @@ from typing import Any
 
 from weathered.audit.options import Audited, AuditOptions
 from weathered.audit.over_views import make_audit
-from weathered.audit.pieces import remove_pieces
 from weathered.audit.result import AuditResult, plain
 from weathered.audit.run_audits import AUDITS
 from weathered.core.errors import SpecError, WeatheredError
@@ -54,10 +53,8 @@ def audit_and_keep(runs: Audited, name: str, options: AuditOptions) -> tuple[Aud
     # read only now, because another audit of this run may have ended meanwhile
     kept, made = kept_audits(folder), plain(result.to_json())
     if options.limit is not None and (fuller := samples_of(kept.get(result.audit))) > samples_of(made):
-        remove_pieces(folder.path, name)
         return result, fuller
     folder.write_json(FILE, {**kept, result.audit: made})
-    remove_pieces(folder.path, name)
     return result, None
 
 

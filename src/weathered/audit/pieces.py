@@ -2,7 +2,7 @@
 
 A piece is a few tensors under a name. Pieces of one audit lie in a folder of its own beside the run, named by what the
 audit was asked, the weights, the data, the code and the number of threads; any other audit has another folder. They are
-removed once the result is kept.
+removed once the audit has its result.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -28,10 +28,23 @@ Piece = dict[str, Tensor]
 
 
 class Pieces:
-    """What is done of an audit. folder: where pieces are kept; None keeps nothing."""
+    """What is done of an audit. folder: where pieces are kept; None keeps nothing.
+
+    As a context it removes the folder at its end, unless that is an error or Ctrl-C.
+    """
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            # others may lie beside it
+            if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+                self.folder.parent.rmdir()
 
     @classmethod
     def of(cls, run: LoadedRun, audit: str, **asked: Any) -> "Pieces":
@@ -59,17 +72,6 @@ class Pieces:
 
     def __contains__(self, name: str) -> bool:
         return self.folder is not None and (self.folder / f"{name}.safetensors").exists()
-
-
-def remove_pieces(run_folder: Path, audit: str) -> None:
-    """Remove what was kept of unfinished audits of this name."""
-    for path in (run_folder / FOLDER).glob(f"{audit}-*"):
-        shutil.rmtree(path, ignore_errors=True)
-    try:
-        (run_folder / FOLDER).rmdir()
-    except OSError:
-        # it is not there, or another audit goes on in it
-        return
 
 
 def duration(seconds: float) -> str:

@@ -22,12 +22,12 @@ def robustness(runs: Audited, options: AuditOptions) -> AuditResult:
     attacks = build_attacks(options.attacks or DEFAULT, options.epsilon, options.norm)
     specs = {name: vars(attack) for name, attack in attacks.items()}
     model = AtTestTime(run.run, run.model)
-    pieces = Pieces.of(run, "robustness", attacks=specs, limit=options.limit)
     if options.announce is not None:
         options.announce(
             f"robustness: at most {duration(most_seconds(model, test, attacks))}, less where attacks succeed"
         )
-    return audit_robustness(model, test, attacks, run.recipe.settings.seed, pieces, options.progress)
+    with Pieces.of(run, "robustness", attacks=specs, limit=options.limit) as pieces:
+        return audit_robustness(model, test, attacks, run.recipe.settings.seed, pieces, options.progress)
 
 
 def most_seconds(model: nn.Module, test: Dataset, attacks: dict[str, Attack]) -> float:

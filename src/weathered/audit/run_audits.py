@@ -91,8 +91,8 @@ def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
         with eval_mode(model), torch.no_grad():
             return runs[0].run.test_logits(model(x.to(device_of(model)))).cpu()
 
-    pieces = Pieces.of(runs[0], "corruption", limit=options.limit)
-    return audit_corruption(predict, test, runs[0].recipe.settings.seed, pieces=pieces, watch=options.progress)
+    with Pieces.of(runs[0], "corruption", limit=options.limit) as pieces:
+        return audit_corruption(predict, test, runs[0].recipe.settings.seed, pieces=pieces, watch=options.progress)
 
 
 def rejection(runs: Audited, options: AuditOptions) -> AuditResult:
