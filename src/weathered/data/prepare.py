@@ -37,6 +37,8 @@ class Splits(NamedTuple):
 def prepare(recipe: Recipe) -> Splits:
     """Load the recipe's data and apply its makers to the training set, validation and fold split off afterwards.
 
+    A maker with a method `test_set(dataset, rng)` also says what the test set becomes.
+
     Raises DataError or SpecError in one sentence for anything that is missing, broken or does not fit.
     """
     recipe.check_protocols()
@@ -78,7 +80,10 @@ def prepare(recipe: Recipe) -> Splits:
         if train.is_segmentation and use.slug != "corruption":
             raise SpecError(f"{use.slug} changes one label for each sample, but these data have one for each pixel.")
         seen[use.slug] += 1
-        train = build(use)(train, generator(seed, "maker", use.slug, seen[use.slug]))
+        maker = build(use)
+        train = maker(train, generator(seed, "maker", use.slug, seen[use.slug]))
+        if hasattr(maker, "test_set"):
+            test = maker.test_set(test, generator(seed, "maker", use.slug, seen[use.slug], "test"))
     if test.is_segmentation and not bool(test.class_counts.any()):
         raise DataError(f"{test.name}: no pixel of the test masks has a class; 255 marks those without one.")
     counts = train.class_counts
