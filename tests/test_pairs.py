@@ -1,6 +1,7 @@
-"""All pairs of training parts run two steps or are refused with a reason; honours equals what is called."""
+"""Pairs of training parts run two steps or are refused with a reason; honours equals what is called."""
 
 from itertools import combinations_with_replacement
+from zlib import crc32
 
 import pytest
 import torch
@@ -102,7 +103,14 @@ def tiny(digits):
     return rows.replace(extra={"group": torch.arange(64) % 2, "caption": captions})
 
 
-@pytest.mark.parametrize("pair", list(combinations_with_replacement(PARTS, 2)), ids="+".join)
+def pairs():
+    """All pairs; the default suite takes those of a part with itself and a fixed quarter of the others."""
+    for pair in combinations_with_replacement(PARTS, 2):
+        chosen = pair[0] == pair[1] or crc32("+".join(pair).encode()) % 4 == 0
+        yield pytest.param(pair, id="+".join(pair), marks=() if chosen else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("pair", pairs())
 def test_a_pair_runs_or_is_refused(pair, tiny):
     specs = in_company(pair)
     try:
