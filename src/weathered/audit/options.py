@@ -24,7 +24,7 @@ class AuditOptions:
     sigma: of randomised smoothing; without, a network that certifies itself does, and others get 0.25.
     views: names of the views of each image over which probabilities are averaged, none for the image alone.
     attacks, epsilon, norm: of the robustness audit, those of `attacks.build.DEFAULT` by default. announce: called with
-    how long an audit may take, before it starts.
+    how long an audit may take, before it starts. new: sources of data that the shift audit compares.
     """
 
     ood: tuple[str, ...] = ()
@@ -38,6 +38,7 @@ class AuditOptions:
     epsilon: float = 8 / 255
     norm: Norm = "linf"
     announce: Callable[[str], None] | None = None
+    new: tuple[str, ...] = ()
 
 
 Audited = Sequence[LoadedRun]

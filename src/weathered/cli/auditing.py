@@ -37,11 +37,12 @@ def audit_runs(
     as_json: bool,
     views: Sequence[str] = (),
     budget: Mapping[str, str | None] = MappingProxyType({}),
+    new: Sequence[str] = (),
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit.
 
     views: names of what is averaged over; they have figures of their own beside those of the images alone. budget: of
-    the robustness audit, see `attack_options`.
+    the robustness audit, see `attack_options`. new: of the shift audit.
     """
     wanted = list(names or ())
     check_audits(wanted)
@@ -52,6 +53,7 @@ def audit_runs(
     if names is None:
         wanted = [name for name in default_audits(runs[0]) if not views or name in OVER_VIEWS]
     own = {"ood": {"--ood": ood, "--scores": scores}, "certified": {"--sigma": sigma}, "robustness": budget}
+    own["shift"] = {"--new": list(new)}
     _check_read(wanted, own)
     attacking = attack_options(budget)
     if len(runs) > 1 and "ood" not in wanted:
@@ -63,7 +65,7 @@ def audit_runs(
     with audit_progress(len(wanted)) as (advance, show):
         named = None if scores is None else tuple(scores)
         options = AuditOptions(
-            tuple(ood), named, limit, sigma, labels, show, tuple(views), **attacking, announce=_announce
+            tuple(ood), named, limit, sigma, labels, show, tuple(views), **attacking, announce=_announce, new=tuple(new)
         )
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)

@@ -16,7 +16,7 @@ from torch import Tensor
 from weathered.core.errors import DataError
 from weathered.core.pixels import MASK
 from weathered.data.dataset import Dataset
-from weathered.data.labels import LabelCoder, choose_column
+from weathered.data.labels import LabelCoder, MissingColumn, choose_column
 from weathered.data.sources.options import ReadOptions, of_chosen
 from weathered.data.sources.tables import TOO_LARGE, TableInputs, first_too_large
 
@@ -50,8 +50,13 @@ class Labels:
 def read_labels(
     table: pa.Table, columns: Sequence[str], features: Mapping[str, Any], options: ReadOptions, name: str
 ) -> Labels:
-    """The label and clean columns of a table as codes."""
-    label = choose_column(columns, options.label_column, "label", name)
+    """The label and clean columns of a table as codes; zeros where the table may be without labels and has none."""
+    try:
+        label = choose_column(columns, options.label_column, "label", name)
+    except MissingColumn:
+        if not options.unlabelled or options.class_names is None:
+            raise
+        return Labels(torch.zeros(len(table), dtype=torch.int64), None, options.class_names, set())
     chosen = [label]
     if options.clean_column is not None:
         chosen.append(choose_column(columns, options.clean_column, "clean", name))

@@ -109,6 +109,7 @@ def load_pair(
     test_fraction: float = 0.25,
     seed: int = 0,
     not_features: tuple[str, ...] = (),
+    unlabelled_test: bool = False,
     cache_dir: Path | None = None,
     memory_limit_bytes: int = 2 << 30,
 ) -> tuple[Dataset, Dataset]:
@@ -121,7 +122,7 @@ def load_pair(
     split, so that the test set does not depend on it. test_label_column: by default the training set's clean or label
     column where the test set has it, in this order, else its standard label column. not_features: columns of a table
     that are left out, such as names of rows or labels of several people. test_rows: of the test set, or of the same
-    source where none is named, as in split=test.
+    source where none is named, as in split=test. unlabelled_test: a test table without label column has labels 0.
     Raises DataError naming the classes if they differ, if a class has no training row, or if shapes differ.
     """
     options = ReadOptions(
@@ -149,8 +150,9 @@ def load_pair(
     else:
         kept, held, note = torch.arange(len(whole)), None, None
         test_options = replace(
-            options, rows=test_rows, group_names=whole.group_names, aside=aside(options), words=whole.words
-        )
+            options, rows=test_rows, group_names=whole.group_names, aside=aside(options), words=whole.words,
+            unlabelled=unlabelled_test,
+        )  # fmt: skip
         test_source = _read_test(test_spec or spec, whole, test_options, test_label_column)
         if test_source.group_names:
             whole = whole.replace(group_names=test_source.group_names)

@@ -24,6 +24,7 @@ class ReadOptions:
     training set, when a test set is read. rows: a column and its value, as in split=train, that the rows have; chosen
     (N,) bool: which those are. aside: columns that are read for something else, such as groups, and so are no features.
     caption_column: the caption of each image; words: the vocabulary of the training set, when a test set is read.
+    unlabelled: whether a table without a label column is read with all labels 0; it needs class_names.
     """
 
     label_column: str | None = None
@@ -45,6 +46,7 @@ class ReadOptions:
     aside: frozenset[str] = frozenset()
     caption_column: str | None = None
     words: tuple[str, ...] = ()
+    unlabelled: bool = False
 
 
 Value = TypeVar("Value")
