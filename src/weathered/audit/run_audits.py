@@ -7,7 +7,7 @@ from torch import Tensor
 
 from weathered.audit.accuracy import audit_accuracy
 from weathered.audit.calibration import audit_calibration
-from weathered.audit.certified import SIGMA, audit_certified
+from weathered.audit.certified import SIGMA, audit_certified, longest
 from weathered.audit.certified_linf import audit_certified_linf
 from weathered.audit.corruption import audit_corruption
 from weathered.audit.labels.of_run import audit_run_labels
@@ -105,7 +105,13 @@ def certified(runs: Audited, options: AuditOptions) -> AuditResult:
     test, model = audited_data(runs[0], options), runs[0].model
     if isinstance(model, LinfNetwork) and options.sigma is None:
         return audit_certified_linf(model, test)
-    return audit_certified(model, test, SIGMA if options.sigma is None else options.sigma, runs[0].recipe.settings.seed)
+    if not test.is_image:
+        raise DataError(f"{test.name}: the certified audit needs images, but the data are a table.")
+    if options.announce is not None:
+        options.announce(f"certified: at most {longest(model, test)}, less where images are given up early")
+    sigma, seed = SIGMA if options.sigma is None else options.sigma, runs[0].recipe.settings.seed
+    with Pieces.of(runs[0], "certified", sigma=sigma, limit=options.limit) as pieces:
+        return audit_certified(model, test, sigma, seed, pieces=pieces, watch=options.progress)
 
 
 def labels(runs: Audited, options: AuditOptions) -> AuditResult:
