@@ -34,6 +34,7 @@ AUDIT_NAMES = {
     "incremental": "Learning classes in phases",
     "few-shot": "Learning new classes from a few samples",
     "retrieval": "Finding captions and images",
+    "shift": "New data",
     "robustness": "Inputs changed by an attacker",
 }
 
