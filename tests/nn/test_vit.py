@@ -44,3 +44,16 @@ def test_options_that_do_not_fit_are_refused(digits, spec, message):
 def test_tables_are_refused(wine):
     with pytest.raises(SpecError, match="use --model mlp"):
         build_model("vit", wine)
+
+
+def test_a_narrow_network_sees_where_patches_lie_from_the_start(digits):
+    """The same patches in another order are other features; with positions near 0 they would be the same."""
+    model = build_model("vit:patch=2,width=32,depth=2,heads=4", digits, seed=0).eval()
+    x = digits.floats(torch.arange(64))
+    patches = x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(2, 3)
+    shuffled = patches[:, :, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    y = shuffled.unflatten(2, (4, 4)).permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
+    assert torch.equal(y.flatten(1).sort(1).values, x.flatten(1).sort(1).values)
+    with torch.no_grad():
+        before, after = (model.forward_head(model.forward_features(z), pre_logits=True) for z in (x, y))
+    assert float((after - before).abs().mean()) > 0.02
