@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 POSITION_STD = 0.2
-"""Deviation of positions and class token at the start; weights are Xavier's. At timm's 0.02, meant for wide networks and
-long training, narrow ones see neither places nor contents for many epochs.
+"""Deviation of positions and class token at the start; weights are Xavier's. At timm's 0.02, meant for wide networks
+and long training, narrow ones do not see for many epochs where patches lie.
 """
 
 
