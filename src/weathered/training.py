@@ -26,6 +26,7 @@ from weathered.core.errors import WeatheredError
 from weathered.core.fit import fit, parts_of
 from weathered.core.predict import predict_logits, prediction_of
 from weathered.core.run import Run
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.data.fingerprint import data_fingerprint
 from weathered.data.prepare import Splits, prepare
@@ -100,12 +101,14 @@ def train(
     out: Path = Path("runs"),
     *,
     observer: Callable[[Run], None] | None = None,
+    watch: Progress | None = None,
     fabric: Fabric | None = None,
     resume: bool = True,
 ) -> RunFolder:
     """Train a recipe into `out`/<hash> and return the folder; a finished one is returned as it is.
 
-    observer: called after each step. fabric: a launched Fabric for several devices, of which the first writes.
+    observer: called after each step. watch: told what a few-shot method does after training. fabric: a launched Fabric
+    for several devices, of which the first writes.
     resume: go on from a checkpoint; otherwise an unfinished folder is refused.
     """
     folder = RunFolder(out / recipe.hash)
@@ -146,7 +149,7 @@ def train(
                 save_checkpoint(folder.checkpoints, state, recipe.hash)
         with together(run.fabric):
             if first:
-                _conclude(recipe, run, splits, folder, record)
+                _conclude(recipe, run, splits, folder, record, watch)
     return folder
 
 
@@ -198,7 +201,9 @@ def truth(splits: Splits) -> Tensor:
     return splits.test.labels if splits.test.clean_labels is None else splits.test.clean_labels
 
 
-def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any]) -> None:
+def _conclude(
+    recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], watch: Progress | None
+) -> None:
     predictor, audits = run.procedure.predictor(run), []
     learner = learner_of(recipe)
     if learner is not None:
@@ -210,7 +215,7 @@ def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, recor
         saver = Saver(folder, recipe.hash, recipe.settings.checkpoint_seconds)
         saver.restore(few_shot)
         options = recipe.data.episode_options
-        outcome = learn_few_shot(few_shot, predictor, splits, options, recipe.data_seed, saver)
+        outcome = learn_few_shot(few_shot, predictor, splits, options, recipe.data_seed, saver, watch)
         write_outcome(folder, outcome)
         audits.append(few_shot_audit(outcome, options, splits.novel[0].num_classes))
     if splits.train.is_segmentation:

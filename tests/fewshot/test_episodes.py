@@ -158,3 +158,17 @@ def test_wrong_answers_and_broken_features_are_errors():
         run_episodes({"m": told([])}, lambda rows: fetch(rows)[..., None], drawn)
     with pytest.raises(ValueError, match=r"batch_size must be >= 1, got 0"):
         run_episodes({"m": told([])}, fetch, drawn, 0)
+
+
+def test_who_watches_is_told_how_many_episodes_are_done():
+    labels = torch.arange(3).repeat_interleave(12)
+    drawn, seen = draw_episodes(labels, 3, 2, 3, 7, torch.Generator().manual_seed(0)), []
+    features = torch.rand(36, 4, generator=torch.Generator().manual_seed(1))
+    run_episodes(
+        {"first": lambda support, queries, numbers: torch.zeros(queries.shape[:2], dtype=torch.int64)},
+        lambda rows: features[rows],
+        drawn,
+        3,
+        lambda what, done, of: seen.append((what, done, of)),
+    )
+    assert seen == [("episodes of 2 shots", done, 7) for done in (0, 3, 6)]

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weathered.audit.labels.blocks import Progress
 from weathered.audit.pieces import Piece, Pieces, duration, seconds_of
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.certify.smoothing import CertifyResult, RandomizedSmoothing, average_certified_radius, certified_accuracy
 from weathered.core.errors import DataError
 from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import generator
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.stats import proportion_interval
 

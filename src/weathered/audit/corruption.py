@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weathered.audit.labels.blocks import Progress
 from weathered.audit.pieces import Pieces
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.errors import DataError, NonFinite, SpecError
 from weathered.core.rng import generator
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.stats import Estimate, proportion_interval, sample_mean_interval
 

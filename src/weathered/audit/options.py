@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from weathered.attacks.base import Norm
-from weathered.audit.labels.blocks import Progress
 from weathered.audit.labels.of_run import LabelOptions
 from weathered.core.errors import Incompatible
 from weathered.core.rng import generator
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.incremental.recipe_run import AnalyticClassifier
 from weathered.loaded_run import LoadedRun

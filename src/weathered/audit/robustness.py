@@ -20,12 +20,12 @@ from weathered.attacks.apgd import APGDCrossEntropy
 from weathered.attacks.base import Attack, Norm
 from weathered.attacks.fgsm import FGSM
 from weathered.attacks.square import Square
-from weathered.audit.labels.blocks import Progress
 from weathered.audit.pieces import Pieces
 from weathered.audit.result import AuditResult, Chart, Series, Table, quoted
 from weathered.core.errors import DataError
 from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import generator
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.stats import Estimate, proportion_interval
 

@@ -20,8 +20,8 @@ from weathered.training import train
 def advise_on(recipe: Recipe, run: Path | None, out: Path, labels: LabelOptions, as_json: bool) -> None:
     """Print the advice. run: a finished run; without one the recipe is trained into `out` first."""
     if run is None:
-        with training_progress() as observe:
-            folder = train(recipe, out, observer=observe)
+        with training_progress() as (observe, watch):
+            folder = train(recipe, out, observer=observe, watch=watch)
     else:
         folder = RunFolder(run)
         if folder.state != "done":

@@ -35,9 +35,28 @@ def _task(progress: Progress, name: str, total: float) -> TaskID:
     return progress.add_task(name, total=total, note="")
 
 
+def _passes(progress: Progress) -> tuple[Callable[[], None], Callable[[str, int, int], None]]:
+    """(clear, show(what, done, of)): one line at a time for what is done at present."""
+    now: dict[str, TaskID] = {}
+
+    def clear() -> None:
+        for task in now.values():
+            progress.remove_task(task)
+        now.clear()
+
+    def show(what: str, done: int, of: int) -> None:
+        if what not in now:
+            clear()
+            progress.start()
+            now[what] = progress.add_task(f"  {what}", total=of, note="")
+        progress.update(now[what], completed=done, total=of)
+
+    return clear, show
+
+
 @contextmanager
-def training_progress() -> Iterator[Callable[[Run], None]]:
-    """An observer that shows the steps of one run."""
+def training_progress() -> Iterator[tuple[Callable[[Run], None], Callable[[str, int, int], None]]]:
+    """(an observer that shows the steps of one run, a watcher of what a method does after training)."""
     with _bar() as progress:
         task: TaskID | None = None
         last_time, last_step = time.monotonic(), None
@@ -55,7 +74,7 @@ def training_progress() -> Iterator[Callable[[Run], None]]:
                 last_time, last_step = now, run.step
             progress.update(task, completed=run.step)
 
-        yield observe
+        yield observe, _passes(progress)[1]
 
 
 @contextmanager
@@ -91,18 +110,7 @@ def audit_progress(total: int) -> Iterator[tuple[Callable[[], None], Callable[[s
     """A bar over `total` audits with what the present one is doing below it: (advance, show(what, done, of))."""
     with _bar() as progress:
         whole = _task(progress, "audits", total)
-        now: dict[str, TaskID] = {}
-
-        def clear() -> None:
-            for task in now.values():
-                progress.remove_task(task)
-            now.clear()
-
-        def show(what: str, done: int, of: int) -> None:
-            if what not in now:
-                clear()
-                now[what] = progress.add_task(f"  {what}", total=of, note="")
-            progress.update(now[what], completed=done, total=of)
+        clear, show = _passes(progress)
 
         def advance() -> None:
             clear()

@@ -68,8 +68,8 @@ def train_one(
         raise SpecError(f"--accelerator {accelerator} --devices {devices}: {error}") from error
     fabric.launch()
     finished = RunFolder(out / recipe.hash).state == "done"
-    with training_progress() if fabric.is_global_zero else nullcontext(None) as observe:
-        folder = train(recipe, out, observer=observe, fabric=fabric, resume=resume)
+    with training_progress() if fabric.is_global_zero else nullcontext((None, None)) as (observe, watch):
+        folder = train(recipe, out, observer=observe, watch=watch, fabric=fabric, resume=resume)
     if not fabric.is_global_zero:
         return
     record = folder.read_json("run.json")

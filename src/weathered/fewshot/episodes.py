@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weathered.core.watch import Progress
 from weathered.stats import Comparison, Estimate, mean_interval, paired_comparison
 
 CHUNK = 256
@@ -150,18 +151,25 @@ class FewShotResult:
 
 
 def run_episodes(
-    methods: Mapping[str, FewShotMethod], fetch: Fetch, episodes: Episodes, batch_size: int = 25
+    methods: Mapping[str, FewShotMethod],
+    fetch: Fetch,
+    episodes: Episodes,
+    batch_size: int = 25,
+    watch: Progress | None = None,
 ) -> FewShotResult:
     """Score every method on every episode, `batch_size` episodes at a time.
 
     fetch: features or feature maps of rows. Methods get the queries pooled, and a number for each episode that keys
-    their draws. Raises ValueError if batch_size < 1, or features are not finite, have another number of dimensions
+    their draws. watch: told how many episodes are done.
+    Raises ValueError if batch_size < 1, or features are not finite, have another number of dimensions
     than 2 or 4, or a method's answer is not of shape (E, B).
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     truth, found = episodes.query_labels, {name: [] for name in methods}
     for numbers in torch.arange(len(episodes)).split(batch_size):
+        if watch is not None:
+            watch(f"episodes of {episodes.shots} shots", int(numbers[0]), len(episodes))
         support, queries = (_fetched(fetch, rows[numbers]) for rows in (episodes.support, episodes.queries))
         flat = pooled(queries, 3).flatten(1, 2)
         for name, method in methods.items():

@@ -22,6 +22,7 @@ from weathered.core.facts import check, name_of, traits_of
 from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import derive_seed, generator
 from weathered.core.run import Run
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.data.prepare import Splits
 from weathered.fewshot.classifiers import LOGISTIC, baselines
@@ -126,13 +127,20 @@ def check_few_shot(method: TFH, run: Run) -> None:
 
 
 def learn_few_shot(
-    method: TFH, model: nn.Module, splits: Splits, options: EpisodeOptions, seed: int, save: "Saver | None" = None
+    method: TFH,
+    model: nn.Module,
+    splits: Splits,
+    options: EpisodeOptions,
+    seed: int,
+    save: "Saver | None" = None,
+    watch: Progress | None = None,
 ) -> FewShotOutcome:
     """Train the method on the base classes' training rows, then score it and all baselines on the same episodes.
 
     All features are divided by one number, so that those of base classes have the mean size 0.5: the penalty of a
     classifier then means the same for every network.
     seed: of the data, from which episodes are drawn. save: keeps the training of the generator; none without.
+    watch: told how many episodes are done, of training and of scoring.
     """
     raw, labels = fetcher(model, (splits.train,)), splits.train.labels
     size = 2 * float(raw(evenly_spaced(len(labels))).abs().mean())
@@ -146,6 +154,8 @@ def learn_few_shot(
             method.partial_fit(base, labels, PIECE)
             if save is not None:
                 save(method)
+            if watch is not None:
+                watch("training episodes", method.episode_, method.training_episodes)
         figures = hallucinator_figures(method, base, labels)
         novel = _divided(fetcher(model, splits.novel), size)
         drawn = draw_episodes(
@@ -157,7 +167,7 @@ def learn_few_shot(
             generator(seed, "episodes"),
         )
         methods = {**method.methods(), **baselines(derive_seed(seed, "baselines"))}
-        results = {k: run_episodes(methods, novel, drawn.with_shots(k)) for k in options.shots}
+        results = {k: run_episodes(methods, novel, drawn.with_shots(k), watch=watch) for k in options.shots}
     except WeatheredError:
         raise
     except ValueError as error:

@@ -14,7 +14,7 @@ from weathered.audit.labels.against_clean import (
     precision_and_recall,
     precision_recall_chart,
 )
-from weathered.audit.labels.blocks import Matrix, Progress, check_labels, open_matrix
+from weathered.audit.labels.blocks import Matrix, check_labels, open_matrix
 from weathered.audit.labels.confident import ConfidentLearning, confident_learning
 from weathered.audit.labels.issues import Issues, Method, check_method, issues_of
 from weathered.audit.labels.noise import NoiseEstimate, estimate_noise
@@ -23,6 +23,7 @@ from weathered.audit.labels.scores import Score, check_score
 from weathered.audit.result import AuditResult, Chart, Series, Table
 from weathered.core.errors import DataError
 from weathered.core.rng import generator
+from weathered.core.watch import Progress
 from weathered.stats import Estimate, proportion_interval
 
 MOST_PAIRS = 20

@@ -5,19 +5,17 @@ the size of the blocks changes no result.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from weathered.core.errors import DataError
+from weathered.core.watch import Progress
 
 Matrix = np.ndarray | Tensor | str | os.PathLike[str]
 """A matrix (N, C) of floating point numbers: an array, a memory map, a tensor, or the path of a .npy file."""
-
-Progress = Callable[[str, int, int], None]
-"""Called after each block with the name of the pass, the rows done and the rows in all."""
 
 BLOCK_VALUES = 2**18
 """Values of a block: 2 MiB in float64, which caches hold; larger blocks are slower."""

@@ -23,9 +23,10 @@ from typing import Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from weathered.audit.labels.blocks import Matrix, Progress, check_labels, open_matrix, row_blocks
+from weathered.audit.labels.blocks import Matrix, check_labels, open_matrix, row_blocks
 from weathered.audit.labels.scores import RowSummary, row_summary
 from weathered.core.errors import SpecError
+from weathered.core.watch import Progress
 
 ArgmaxOver = Literal["confident", "all"]
 

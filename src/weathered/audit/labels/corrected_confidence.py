@@ -17,8 +17,9 @@ Limits: where T is the identity, q is p and the score the self-confidence; a pre
 
 import numpy as np
 
-from weathered.audit.labels.blocks import Matrix, Progress, open_matrix, row_blocks
+from weathered.audit.labels.blocks import Matrix, open_matrix, row_blocks
 from weathered.audit.labels.confident import ConfidentLearning, calibrate, rows_to_one
+from weathered.core.watch import Progress
 
 ITERATIONS = 3
 

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from weathered.audit.labels.blocks import Progress
 from weathered.audit.labels.duplicates import near_duplicates
 from weathered.audit.labels.findings import Findings
 from weathered.audit.result import Table
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.stats import proportion_interval
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weathered.audit.labels.blocks import Progress, as_array, check_labels, check_probabilities, open_matrix, row_blocks
+from weathered.audit.labels.blocks import as_array, check_labels, check_probabilities, open_matrix, row_blocks
 from weathered.core.atomic import write_atomically, write_text
 from weathered.core.errors import DataError
 from weathered.core.rng import generator
+from weathered.core.watch import Progress
 from weathered.data.splits import refuse_single_samples, stratified_folds
 
 FitPredict = Callable[[np.ndarray, np.ndarray], np.ndarray | Tensor]

@@ -17,11 +17,12 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from torch import Tensor
 
-from weathered.audit.labels.blocks import Matrix, Progress, open_matrix, row_blocks
+from weathered.audit.labels.blocks import Matrix, open_matrix, row_blocks
 from weathered.audit.labels.confident import TOLERANCE, ArgmaxOver, ConfidentLearning, confident_learning
 from weathered.audit.labels.quality import DEFAULT, quality
 from weathered.audit.labels.scores import Score, check_score, predicted_class
 from weathered.core.errors import DataError, SpecError
+from weathered.core.watch import Progress
 
 Method = Literal["prune_by_noise_rate", "by_class", "both", "confident_off_diagonal"]
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from weathered.audit.labels.blocks import Matrix, Progress, open_matrix, row_blocks
+from weathered.audit.labels.blocks import Matrix, open_matrix, row_blocks
 from weathered.audit.labels.confident import (
     TOLERANCE,
     ConfidentLearning,
@@ -32,6 +32,7 @@ from weathered.audit.labels.confident import (
     rows_to_one,
     thresholds_of,
 )
+from weathered.core.watch import Progress
 from weathered.stats import Estimate
 
 MOST_CLASSES_PER_ROW = 8

@@ -13,7 +13,7 @@ from torch import Tensor
 from weathered.audit.labels.annotator_audit import annotator_findings, annotator_labels
 from weathered.audit.labels.audit import Ranking, audit_labels
 from weathered.audit.labels.audited_labels import AuditedLabels, labels_folder, write_audited_labels
-from weathered.audit.labels.blocks import Matrix, Progress, open_matrix
+from weathered.audit.labels.blocks import Matrix, open_matrix
 from weathered.audit.labels.duplicate_audit import duplicate_findings
 from weathered.audit.labels.examples import nearest_examples
 from weathered.audit.labels.issues import Method
@@ -26,6 +26,7 @@ from weathered.core.errors import DataError, Incompatible, SpecError, WeatheredE
 from weathered.core.predict import predict_logits
 from weathered.core.rng import generator
 from weathered.core.spec import near
+from weathered.core.watch import Progress
 from weathered.data.dataset import Dataset
 from weathered.data.sources.rows import row_names
 from weathered.data.splits import refuse_single_samples, stratified_folds

@@ -3,10 +3,11 @@
 import numpy as np
 from torch import Tensor
 
-from weathered.audit.labels.blocks import Matrix, Progress
+from weathered.audit.labels.blocks import Matrix
 from weathered.audit.labels.confident import ConfidentLearning, confident_learning
 from weathered.audit.labels.corrected_confidence import corrected_confidence
 from weathered.audit.labels.scores import Score, check_score, of_row, row_summary
+from weathered.core.watch import Progress
 
 DEFAULT: Score = "corrected_confidence"
 """Chosen on CIFAR-10N; the claims `label-audit-worst` and `label-audit-aggregate` measure it."""

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from weathered.audit.labels.blocks import (
     Matrix,
-    Progress,
     check_labels,
     check_probabilities,
     open_matrix,
     row_blocks,
 )
 from weathered.core.errors import DataError, SpecError
+from weathered.core.watch import Progress
 
 Score = Literal["corrected_confidence", "self_confidence", "normalised_margin", "confidence_weighted_entropy"]
 """Names of the scores; for all of them lower is more suspicious. The first needs more than its row, see its file."""
