@@ -115,7 +115,7 @@ def test_it_resumes_where_it_was_stopped(finished, tmp_path, monkeypatch, stop):
 
             patch.setattr(recipe_run.TFH, "partial_fit", partial)
         else:
-            patch.setattr(recipe_run, "run_episodes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patch.setattr(recipe_run, "run_episodes", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             train(recipe(), tmp_path, observer=observer)
     folder = RunFolder(tmp_path / recipe().hash)
@@ -307,7 +307,7 @@ def test_wrong_options_are_one_sentence(weathered, options, message):
 
 def test_a_damaged_state_of_the_generator_is_said(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(recipe_run, "run_episodes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(recipe_run, "run_episodes", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             train(recipe(), tmp_path)
     kept = next((tmp_path / recipe().hash / "checkpoint" / "few-shot").glob("step-*"))
