@@ -185,7 +185,12 @@ class Run:
         """The draws of the current step, those of layers as they are in the present call of `take_step`."""
         self._generators.clear()
         later = (self._steps_taken,) if self._steps_taken else ()
-        torch.manual_seed(derive_seed(self.seed, "layers", self.fabric.global_rank, self.step, *later))
+        seed = derive_seed(self.seed, "layers", self.fabric.global_rank, self.step, *later)
+        if self.device.type == "cpu":
+            # torch.manual_seed also tells devices that are not there, which takes as long as a small network's pass
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def fresh_model(self, name: str) -> nn.Module:
         """A second network of the same architecture, with weights drawn from `name`."""
