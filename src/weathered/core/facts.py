@@ -28,6 +28,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "cosine_head": "the model ends in a cosine classifier, so its logits lie in [-1, 1]",
         "vit_tokens": "the model works on a sequence of patch tokens",
         "linf_distances": "all layers of the model are Linf distances, so that it is 1-Lipschitz",
+        "latent_blocks": "the model is an autoencoder with two blocks of latents, one of which predicts the label",
         "outlier_class": "the model has an output for outliers beside those of its classes",
         "teacher": "a trained teacher model is given",
         "validation": "a validation split is given",
@@ -58,6 +59,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "caption_loss": "train with --use contrastive",
         "vit_tokens": "use a timm vision transformer",
         "linf_distances": "build the model with --model linf-net",
+        "latent_blocks": "build the model with --model chroma-vae",
         "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }
 )
