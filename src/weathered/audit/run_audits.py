@@ -28,6 +28,7 @@ from weathered.audit.robustness_of_run import robustness
 from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.selective import audit_selective
 from weathered.audit.sets import audit_sets
+from weathered.audit.shortcut_of_run import shortcut
 from weathered.core.errors import DataError, Incompatible
 from weathered.core.predict import device_of, eval_mode, prediction_of
 from weathered.core.rng import generator
@@ -160,4 +161,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "segmentation": segmentation,
     "retrieval": retrieval,
     "robustness": robustness,
+    "shortcut": shortcut,
 }

@@ -19,6 +19,7 @@ from weathered.audit.options import AuditOptions
 from weathered.audit.over_views import OVER_VIEWS, check_views
 from weathered.audit.result import AuditResult
 from weathered.audit.run_audits import default_audits
+from weathered.audit.shortcut import GRID, Region
 from weathered.cli.progress import audit_progress
 from weathered.core.errors import SpecError
 from weathered.core.spec import split_specs
@@ -37,11 +38,13 @@ def audit_runs(
     as_json: bool,
     views: Sequence[str] = (),
     budget: Mapping[str, str | None] = MappingProxyType({}),
+    grid: int | None = None,
+    cues: Sequence[str] = (),
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit.
 
     views: names of what is averaged over; they have figures of their own beside those of the images alone. budget: of
-    the robustness audit, see `attack_options`.
+    the robustness audit, see `attack_options`. grid, cues: of the shortcut audit.
     """
     wanted = list(names or ())
     check_audits(wanted)
@@ -52,8 +55,10 @@ def audit_runs(
     if names is None:
         wanted = [name for name in default_audits(runs[0]) if not views or name in OVER_VIEWS]
     own = {"ood": {"--ood": ood, "--scores": scores}, "certified": {"--sigma": sigma}, "robustness": budget}
+    own["shortcut"] = {"--grid": grid, "--cue": list(cues)}
     _check_read(wanted, own)
     attacking = attack_options(budget)
+    looking = {"grid": GRID if grid is None else grid, "cues": tuple(map(Region.parse, cues))}
     if len(runs) > 1 and "ood" not in wanted:
         raise SpecError("several runs are combined by the audit ood alone; name one run, or add --audits ood.")
     folder = runs[0].folder
@@ -63,7 +68,7 @@ def audit_runs(
     with audit_progress(len(wanted)) as (advance, show):
         named = None if scores is None else tuple(scores)
         options = AuditOptions(
-            tuple(ood), named, limit, sigma, labels, show, tuple(views), **attacking, announce=_announce
+            tuple(ood), named, limit, sigma, labels, show, tuple(views), **attacking, **looking, announce=_announce
         )
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)

@@ -127,6 +127,13 @@ def audit(
         str | None, typer.Option(help="How far attacks may move an input in [0, 1]; 8/255 by default.")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="The norm of that distance: linf, the default, or l2.")] = None,
+    grid: Annotated[
+        int | None, typer.Option(help="Cells of a side of the grid of the shortcut audit; 4 by default.")
+    ] = None,
+    cue: Annotated[
+        list[str] | None,
+        typer.Option("--cue", help="A region for the shortcut audit, as top,left,height,width; repeat for more."),
+    ] = None,
     views: Annotated[
         str | None,
         typer.Option(help="Average probabilities over views of each image, as in flip,shift; kept beside the others."),
@@ -155,7 +162,7 @@ def audit(
     named = split_specs(scores) if scores is not None else None
     seen = [name.strip() for name in views.split(",")] if views is not None else []
     budget = {"--attacks": attacks, "--epsilon": epsilon, "--norm": norm}
-    audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen, budget)
+    audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen, budget, grid, cue or [])
 
 
 def select(

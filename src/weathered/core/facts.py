@@ -65,6 +65,10 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
 )
 
 
+OWN_PROCEDURE: Mapping[str, str] = MappingProxyType({"latent_blocks": "chroma-vae"})
+"""Facts of models that nothing but one procedure, which needs them, can train."""
+
+
 def _known(fact: str) -> bool:
     return fact.partition(":")[0] in FACTS
 
@@ -121,6 +125,12 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
     """
     provided = set(facts) | traits_of(procedure).provides
     honours = traits_of(procedure).honours
+    for fact, slug in OWN_PROCEDURE.items():
+        if fact in facts and fact not in traits_of(procedure).needs:
+            raise Incompatible(
+                f"{name_of(procedure)} cannot train this model ({FACTS[fact]}). Train it with --use {slug}, or take "
+                "another model."
+            )
     broken: dict[str, tuple[object, str]] = {}
     ordered = sorted([*parts, ("procedure", procedure)], key=lambda item: SLOTS.index(item[0]))
     for slot, part in ordered:

@@ -8,6 +8,7 @@ Limits: d1 = 0 is a plain autoencoder with a classifier on its latents; d2 = 0 c
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weathered.core.errors import Incompatible, SpecError
+from weathered.core.errors import SpecError
 from weathered.data.dataset import Dataset
 from weathered.nn.latent_heads import FittedHead, HeadKind, latent_head
 from weathered.nn.network import Network, input_statistics
@@ -99,7 +100,7 @@ class LatentBlocks(nn.Module):
 
 def _layers(sizes: list[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return layers[:-1]
 
@@ -129,7 +130,7 @@ class ChromaNetwork(Network):
     """Latent blocks, the classifier c1 on the first and the head on the second; images in [0, 1] -> logits (B, C).
 
     Features are the means of the second block, and nothing is drawn. Until its head is fitted, and always where d2 = 0,
-    c1 predicts. It cannot be trained by its logits: a forward pass in training mode raises Incompatible.
+    c1 predicts.
     """
 
     def __init__(self, body: LatentBlocks, num_classes: int, mean: Tensor, std: Tensor):
@@ -184,13 +185,6 @@ class ChromaNetwork(Network):
         if self.blocks.d2 and cast(FittedHead, self.head).is_fitted:
             return self.head(pooled)
         return self.classify_shortcut(features[:, : self.blocks.d1])
-
-    def forward(self, x: Tensor) -> Float[Tensor, "B C"]:
-        if self.training:
-            raise Incompatible(
-                "a chroma-vae is not trained by its logits; train it with --use chroma-vae, or take another model."
-            )
-        return super().forward(x)
 
 
 def chroma_network(body: LatentBlocks, dataset: Dataset, head: str) -> ChromaNetwork:

@@ -1,7 +1,7 @@
 """Classifiers fitted to features that stand still, in one go: votes of neighbours, a linear one, a small network.
 
-Each is a module with `fit(features, labels, seed)` and a forward pass to logits. What it learned lies in its buffers and
-weights, so it is saved with the network that it ends. Nothing standardises the features: their scale is information.
+Each is a module with `fit(features, labels, seed)` and a forward pass to logits. What it learned lies in its buffers
+and weights, so it is saved with the network that it ends. Nothing standardises the features: scale is information.
 """
 
 from __future__ import annotations
@@ -118,12 +118,12 @@ class NeighbourVotes(FittedHead):
         votes = torch.zeros(len(features), self.num_classes, device=features.device)
         return votes.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=votes.dtype))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # as many rows as the state has
         if (features := state_dict.get(f"{prefix}features")) is not None and features.ndim == 2:
             self.features = self.features.new_zeros(len(features), self.width)
             self.labels = self.labels.new_zeros(len(features))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class TrainedHead(FittedHead):

@@ -35,6 +35,7 @@ AUDIT_NAMES = {
     "few-shot": "Learning new classes from a few samples",
     "retrieval": "Finding captions and images",
     "robustness": "Inputs changed by an attacker",
+    "shortcut": "Shortcuts",
 }
 
 

@@ -168,7 +168,7 @@ class Shortcut:
         )
 
     def _draw(self, dataset: Dataset) -> tuple[Draw, int]:
-        count, (channels, height, width) = dataset.num_classes, dataset.inputs.shape
+        count, (channels, _, width) = dataset.num_classes, dataset.inputs.shape
         if self.kind == "colour":
             return partial(coloured, colours=hues(count)), 3
         size = self.size
