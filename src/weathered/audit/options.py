@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from weathered.attacks.base import Norm
+from weathered.audit.exchanges import Region
 from weathered.audit.labels.blocks import Progress
 from weathered.audit.labels.of_run import LabelOptions
-from weathered.audit.shortcut import GRID, Region
+from weathered.audit.shortcut import GRID
 from weathered.core.errors import Incompatible
 from weathered.core.rng import generator
 from weathered.data.dataset import Dataset

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from weathered.attacks.base import Norm
 from weathered.attacks.build import DEFAULT, build_attacks, parse_length
+from weathered.audit.exchanges import Region
 from weathered.audit.kept import audit_and_keep, check_audits, kept_audits
 from weathered.audit.labels.audited_labels import labels_folder
 from weathered.audit.labels.of_run import LabelOptions, as_label_score
@@ -19,7 +20,7 @@ from weathered.audit.options import AuditOptions
 from weathered.audit.over_views import OVER_VIEWS, check_views
 from weathered.audit.result import AuditResult
 from weathered.audit.run_audits import default_audits
-from weathered.audit.shortcut import GRID, Region
+from weathered.audit.shortcut import GRID
 from weathered.cli.progress import audit_progress
 from weathered.core.errors import SpecError
 from weathered.core.spec import split_specs
