@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +36,18 @@ if TYPE_CHECKING:
     from weathered.core.run import Run
 
 FIGURES = ("reconstruction", "kl", "shortcut_loss")
+
+
+def stage_one(
+    network: ChromaNetwork, x: Float[Tensor, "B C H W"], labels: Int[Tensor, "B"], noise: Float[Tensor, "B latents"]
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """-log p(x | z), the KL divergence and CE(c1(z1), y) of each image, in nats, for z = mean + deviation * noise."""
+    blocks = network.blocks
+    mean, log_variance = (values.float() for values in network.posterior(x))
+    z = mean + (log_variance / 2).exp() * noise
+    reconstruction = negative_log_likelihood(network.decoded(z).float(), x, blocks.likelihood, blocks.sigma)
+    logits = network.classify_shortcut(z[:, : blocks.d1]).float()
+    return reconstruction, standard_normal_kl(mean, log_variance), F.cross_entropy(logits, labels, reduction="none")
 
 
 class ChromaVAE(Procedure):
@@ -87,16 +99,12 @@ class ChromaVAE(Procedure):
         blocks = network.blocks
         if blocks.likelihood == "bernoulli":
             check_unit_range(batch.x, "ChromaVAE with a bernoulli likelihood")
+        noise = torch.randn(
+            len(batch.x), blocks.d1 + blocks.d2, generator=run.generator("chroma-vae", run.device), device=run.device
+        )
         with run.autocast():
-            mean, log_variance = network.posterior(batch.x)
-        mean, log_variance = mean.float(), log_variance.float()
-        noise = torch.randn(mean.shape, generator=run.generator("chroma-vae", run.device), device=run.device)
-        z = mean + (log_variance / 2).exp() * noise
-        with run.autocast():
-            output, logits = network.decoded(z), network.classify_shortcut(z[:, : blocks.d1])
-        reconstruction = negative_log_likelihood(output.float(), batch.x, blocks.likelihood, blocks.sigma).mean()
-        kl = standard_normal_kl(mean, log_variance).mean()
-        shortcut = F.cross_entropy(logits.float(), batch.target.single())
+            found = stage_one(network, batch.x, batch.target.single(), noise)
+        reconstruction, kl, shortcut = (losses.mean() for losses in found)
         self._record(run, reconstruction, kl, shortcut)
         total = reconstruction + self.beta * kl
         return total + self.label_weight * shortcut if self.label_weight and blocks.d1 else total
