@@ -13,7 +13,7 @@ from weathered.audit.labels.audited_labels import labels_folder, read_audited_la
 from weathered.audit.labels.duplicate_audit import duplicate_findings
 from weathered.audit.labels.examples import nearest_examples
 from weathered.audit.labels.of_run import LabelOptions, as_label_score, audit_run_labels
-from weathered.cli.auditing import label_options
+from weathered.cli.audit_options import label_options
 from weathered.core.errors import DataError, SpecError
 from weathered.data.dataset import Dataset
 from weathered.data.prepare import prepare

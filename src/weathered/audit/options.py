@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import torch
 
 from weathered.attacks.base import Norm
+from weathered.audit.exchanges import Region
 from weathered.audit.labels.of_run import LabelOptions
+from weathered.audit.shortcut import GRID
 from weathered.core.errors import Incompatible
 from weathered.core.rng import generator
 from weathered.core.watch import Progress
@@ -23,8 +25,9 @@ class AuditOptions:
     what the label audit is told. scores: by default those of `default_scores`. progress: called while an audit goes on.
     sigma: of randomised smoothing; without, a network that certifies itself does, and others get 0.25.
     views: names of the views of each image over which probabilities are averaged, none for the image alone.
-    attacks, epsilon, norm: of the robustness audit, those of `attacks.build.DEFAULT` by default. announce: called with
-    how long an audit may take, before it starts. new: sources of data that the shift audit compares.
+    attacks, epsilon, norm: of the robustness audit, those of `attacks.build.DEFAULT` by default. grid, cues: of the
+    shortcut audit, cells of a side and regions to try besides. new: sources of data that the shift audit compares.
+    announce: called with how long an audit may take, before it starts.
     """
 
     ood: tuple[str, ...] = ()
@@ -37,6 +40,8 @@ class AuditOptions:
     attacks: tuple[str, ...] = ()
     epsilon: float = 8 / 255
     norm: Norm = "linf"
+    grid: int = GRID
+    cues: tuple[Region, ...] = ()
     announce: Callable[[str], None] | None = None
     new: tuple[str, ...] = ()
 

@@ -29,6 +29,7 @@ from weathered.audit.segmentation import audit_segmentation, count_pixels
 from weathered.audit.selective import audit_selective
 from weathered.audit.sets import audit_sets
 from weathered.audit.shift_of_run import shift
+from weathered.audit.shortcut_of_run import shortcut
 from weathered.core.errors import DataError, Incompatible
 from weathered.core.predict import device_of, eval_mode, prediction_of
 from weathered.core.rng import generator
@@ -168,4 +169,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "retrieval": retrieval,
     "robustness": robustness,
     "shift": shift,
+    "shortcut": shortcut,
 }

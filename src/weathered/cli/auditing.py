@@ -1,27 +1,25 @@
 """`weathered audit`: measure a finished run, one audit after another, each kept as soon as it is done."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from weathered.attacks.base import Norm
-from weathered.attacks.build import DEFAULT, build_attacks, parse_length
 from weathered.audit.kept import audit_and_keep, check_audits, kept_audits
 from weathered.audit.labels.audited_labels import labels_folder
-from weathered.audit.labels.of_run import LabelOptions, as_label_score
+from weathered.audit.labels.of_run import LabelOptions
 from weathered.audit.options import AuditOptions
 from weathered.audit.over_views import OVER_VIEWS, check_views
 from weathered.audit.result import AuditResult
 from weathered.audit.run_audits import default_audits
+from weathered.cli.audit_options import Given, audit_options, check_read
 from weathered.cli.progress import audit_progress
 from weathered.core.errors import SpecError
-from weathered.core.spec import split_specs
 from weathered.loaded_run import load_run
 from weathered.stats import interval_text
 
@@ -29,20 +27,16 @@ from weathered.stats import interval_text
 def audit_runs(
     paths: Sequence[Path],
     names: Sequence[str] | None,
-    ood: Sequence[str],
-    scores: Sequence[str] | None,
-    limit: int | None,
-    sigma: float | None,
-    labels: LabelOptions,
-    as_json: bool,
+    given: Given,
+    limit: int | None = None,
+    labels: LabelOptions | None = None,
     views: Sequence[str] = (),
-    budget: Mapping[str, str | None] = MappingProxyType({}),
-    new: Sequence[str] = (),
+    as_json: bool = False,
 ) -> None:
     """Audit one run, or with several runs the ensemble of their scores in the ood audit.
 
-    views: names of what is averaged over; they have figures of their own beside those of the images alone. budget: of
-    the robustness audit, see `attack_options`. new: of the shift audit.
+    given: what each audit is told, see `audit_options`. views: names of what is averaged over; they have figures of
+    their own beside those of the images alone.
     """
     wanted = list(names or ())
     check_audits(wanted)
@@ -52,10 +46,8 @@ def audit_runs(
     runs = [load_run(path) for path in paths]
     if names is None:
         wanted = [name for name in default_audits(runs[0]) if not views or name in OVER_VIEWS]
-    own = {"ood": {"--ood": ood, "--scores": scores}, "certified": {"--sigma": sigma}, "robustness": budget}
-    own["shift"] = {"--new": list(new)}
-    _check_read(wanted, own)
-    attacking = attack_options(budget)
+    check_read(wanted, given)
+    asked = audit_options(given)
     if len(runs) > 1 and "ood" not in wanted:
         raise SpecError("several runs are combined by the audit ood alone; name one run, or add --audits ood.")
     folder = runs[0].folder
@@ -63,9 +55,8 @@ def audit_runs(
     results: list[AuditResult] = []
     fuller_kept: dict[str, int] = {}
     with audit_progress(len(wanted)) as (advance, show):
-        named = None if scores is None else tuple(scores)
-        options = AuditOptions(
-            tuple(ood), named, limit, sigma, labels, show, tuple(views), **attacking, announce=_announce, new=tuple(new)
+        options = replace(
+            asked, limit=limit, labels=labels or LabelOptions(), progress=show, views=tuple(views), announce=_announce
         )
         for name in wanted:
             result, fuller = audit_and_keep(runs, name, options)
@@ -91,69 +82,6 @@ def audit_runs(
 
 def _announce(sentence: str) -> None:
     typer.echo(sentence, err=True)
-
-
-def attack_options(budget: Mapping[str, str | None]) -> dict[str, Any]:
-    """What `--attacks`, `--epsilon` and `--norm` say; None stands for not given.
-
-    Raises SpecError for attacks or a budget that do not fit.
-    """
-    attacks, epsilon, norm = (budget.get(name) for name in ("--attacks", "--epsilon", "--norm"))
-    plain = AuditOptions()
-    length = plain.epsilon if epsilon is None else parse_length(epsilon)
-    kind = plain.norm if norm is None else norm
-    specs = DEFAULT if attacks is None else tuple(split_specs(attacks))
-    build_attacks(specs, length, cast(Norm, kind))
-    return {"attacks": specs, "epsilon": length, "norm": kind}
-
-
-def _check_read(wanted: Sequence[str], options: Mapping[str, Mapping[str, object]]) -> None:
-    """Raise SpecError for an option that was given and that none of the wanted audits reads."""
-    for audit, given in options.items():
-        idle = [name for name, value in given.items() if value not in (None, [])]
-        if idle and audit not in wanted:
-            raise SpecError(
-                f"{' and '.join(idle)} would do nothing without the audit {audit}; add --audits {audit}, or leave it "
-                "out."
-            )
-
-
-def label_options(
-    audits: Sequence[str] | None,
-    folds: int | None,
-    pred_probs: Path | None,
-    label_score: str | None,
-    annotators: str | None,
-    workers: int | None,
-) -> LabelOptions:
-    """What the command line says of the label audit. None stands for not given.
-
-    Raises SpecError for options of the label audit where it is not among the audits, and for folds beside given
-    probabilities.
-    """
-    given = {
-        "--folds": folds,
-        "--pred-probs": pred_probs,
-        "--label-score": label_score,
-        "--annotators": annotators,
-        "--workers": workers,
-    }
-    named = [name for name, value in given.items() if value is not None]
-    if named and "labels" not in (audits or ()):
-        raise SpecError(f"{', '.join(named)} would do nothing without the label audit; add --audits labels.")
-    if pred_probs is not None and (idle := [name for name in named if name in ("--folds", "--workers")]):
-        raise SpecError(
-            f"--pred-probs takes the place of folds, so {' and '.join(idle)} would do nothing; leave it out."
-        )
-    people = tuple(column.strip() for column in annotators.split(",")) if annotators else ()
-    plain = LabelOptions()
-    return LabelOptions(
-        plain.folds if folds is None else folds,
-        pred_probs,
-        plain.score if label_score is None else as_label_score(label_score),
-        annotators=people,
-        workers=workers,
-    )
 
 
 def audit_quietly(path: Path, labels: LabelOptions) -> dict[str, Any]:

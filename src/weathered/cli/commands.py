@@ -130,6 +130,13 @@ def audit(
     new: Annotated[
         list[str] | None, typer.Option("--new", help="Data for the shift audit to compare; repeat for more.")
     ] = None,
+    grid: Annotated[
+        int | None, typer.Option(help="Cells of a side of the grid of the shortcut audit; 4 by default.")
+    ] = None,
+    cue: Annotated[
+        list[str] | None,
+        typer.Option("--cue", help="A region for the shortcut audit, as top,left,height,width; repeat for more."),
+    ] = None,
     views: Annotated[
         str | None,
         typer.Option(help="Average probabilities over views of each image, as in flip,shift; kept beside the others."),
@@ -150,15 +157,20 @@ def audit(
     as_json: opt.Json = False,
 ) -> None:
     """Measure how a finished run behaves, and write the figures beside it."""
-    from weathered.cli.auditing import audit_runs, label_options
-    from weathered.core.spec import split_specs
+    from weathered.cli.audit_options import label_options
+    from weathered.cli.auditing import audit_runs
 
     wanted = [name.strip() for name in audits.split(",") if name.strip()] if audits else None
     labels = label_options(wanted, folds, pred_probs, label_score, annotators, workers)
-    named = split_specs(scores) if scores is not None else None
+    given = {
+        "ood": {"--ood": ood, "--scores": scores},
+        "certified": {"--sigma": sigma},
+        "robustness": {"--attacks": attacks, "--epsilon": epsilon, "--norm": norm},
+        "shift": {"--new": new},
+        "shortcut": {"--grid": grid, "--cue": cue},
+    }
     seen = [name.strip() for name in views.split(",")] if views is not None else []
-    budget = {"--attacks": attacks, "--epsilon": epsilon, "--norm": norm}
-    audit_runs(run, wanted, ood or [], named, limit, sigma, labels, as_json, seen, budget, new or [])
+    audit_runs(run, wanted, given, limit, labels, seen, as_json)
 
 
 def select(

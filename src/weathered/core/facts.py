@@ -28,6 +28,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "cosine_head": "the model ends in a cosine classifier, so its logits lie in [-1, 1]",
         "vit_tokens": "the model works on a sequence of patch tokens",
         "linf_distances": "all layers of the model are Linf distances, so that it is 1-Lipschitz",
+        "latent_blocks": "the model is an autoencoder with two blocks of latents, one of which predicts the label",
         "outlier_class": "the model has an output for outliers beside those of its classes",
         "teacher": "a trained teacher model is given",
         "validation": "a validation split is given",
@@ -58,9 +59,14 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "caption_loss": "train with --use contrastive",
         "vit_tokens": "use a timm vision transformer",
         "linf_distances": "build the model with --model linf-net",
+        "latent_blocks": "build the model with --model chroma-vae",
         "aux": "give some with --aux ood=patches or --aux ood=folder:PATH",
     }
 )
+
+
+OWN_PROCEDURE: Mapping[str, str] = MappingProxyType({"latent_blocks": "chroma-vae"})
+"""Facts of models that nothing but one procedure, which needs them, can train."""
 
 
 def _known(fact: str) -> bool:
@@ -119,6 +125,12 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
     """
     provided = set(facts) | traits_of(procedure).provides
     honours = traits_of(procedure).honours
+    for fact, slug in OWN_PROCEDURE.items():
+        if fact in facts and fact not in traits_of(procedure).needs:
+            raise Incompatible(
+                f"{name_of(procedure)} cannot train this model ({FACTS[fact]}). Train it with --use {slug}, or take "
+                "another model."
+            )
     broken: dict[str, tuple[object, str]] = {}
     ordered = sorted([*parts, ("procedure", procedure)], key=lambda item: SLOTS.index(item[0]))
     for slot, part in ordered:

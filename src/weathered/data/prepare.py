@@ -81,6 +81,8 @@ def prepare(recipe: Recipe) -> Splits:
             raise SpecError(f"{use.slug} changes one label for each sample, but these data have one for each pixel.")
         seen[use.slug] += 1
         maker = build(use)
+        if few_shot is not None and hasattr(maker, "test_set"):
+            raise SpecError(f"{use.slug} changes the test set, which {few_shot.slug} takes episodes from. Drop one.")
         train = maker(train, generator(seed, "maker", use.slug, seen[use.slug]))
         if hasattr(maker, "test_set"):
             test = maker.test_set(test, generator(seed, "maker", use.slug, seen[use.slug], "test"))

@@ -1,4 +1,4 @@
-"""Models by name: `cnn_small`, `resnet`, `mlp`, `vit`, `linf-net`, `unet` for pixels, any timm one as `timm:NAME`."""
+"""Models by name: `cnn_small`, `resnet`, `mlp`, `vit`, `linf-net`, `chroma-vae`, `unet` for pixels, `timm:NAME`."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from weathered.core.errors import SpecError
 from weathered.core.rng import derive_seed
 from weathered.core.spec import check_options, near, parse
 from weathered.data.dataset import Dataset
+from weathered.nn.chroma_vae import LatentBlocks, chroma_network
 from weathered.nn.cnn_small import CNNSmall
 from weathered.nn.linf_net import LinfNet, linf_network
 from weathered.nn.mlp import MLP
@@ -17,20 +18,32 @@ from weathered.nn.resnet import ResNet
 from weathered.nn.unet import UNet
 from weathered.nn.vit import vit
 
-MODELS = {"cnn_small": CNNSmall, "resnet": ResNet, "mlp": MLP, "vit": vit, "unet": UNet, "linf-net": LinfNet}
+MODELS = {
+    "cnn_small": CNNSmall,
+    "resnet": ResNet,
+    "mlp": MLP,
+    "vit": vit,
+    "unet": UNet,
+    "linf-net": LinfNet,
+    "chroma-vae": LatentBlocks,
+}
 
 
 def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int = 0) -> Network:
     """Build and initialise the model a recipe names.
 
     spec: `cnn_small:width=32`, `resnet:depth=26`, `mlp:depth=3`, `vit:patch=2`,
-    `linf-net:width=512`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
+    `linf-net:width=512`, `chroma-vae:d1=2,d2=12`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
     dataset: gives input shape, classes and normalisation. head: `linear` or `cosine`.
     Raises SpecError for an unknown name or option, with a suggestion.
     """
     with seeded(derive_seed(seed, "model")):
         body = _body(spec, dataset)
-        return linf_network(body, dataset, head) if isinstance(body, LinfNet) else assemble(body, dataset, head)
+        if isinstance(body, LinfNet):
+            return linf_network(body, dataset, head)
+        if isinstance(body, LatentBlocks):
+            return chroma_network(body, dataset, head)
+        return assemble(body, dataset, head)
 
 
 def _body(spec: str, dataset: Dataset) -> nn.Module:
@@ -47,7 +60,8 @@ def _body(spec: str, dataset: Dataset) -> nn.Module:
     if name != "mlp":
         if not dataset.is_image:
             raise SpecError(f"{name} needs images, but the data are a table; use --model mlp.")
-        given: dict[str, Any] = {"input_shape": shape} if name == "linf-net" else {"in_channels": shape[0]}
+        flat = name in ("linf-net", "chroma-vae")
+        given: dict[str, Any] = {"input_shape": shape} if flat else {"in_channels": shape[0]}
         given |= {"image_size": tuple(shape[1:])} if name == "vit" else {}
     else:
         given = {"input_shape": shape}

@@ -95,6 +95,8 @@ def model_facts(model: nn.Module) -> set[str]:
         facts.add("stage_features")
     if hasattr(body, "cls_token"):
         facts.add("vit_tokens")
+    if hasattr(model, "shortcut_logits"):
+        facts.add("latent_blocks")
     if hasattr(model, "distance_layers"):
         facts.add("linf_distances")
     classifier = cast(Any, model).get_classifier() if hasattr(model, "get_classifier") else None

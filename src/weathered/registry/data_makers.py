@@ -1,6 +1,6 @@
 """Makers of data with a known flaw, before training."""
 
-from weathered.registry.entry import NOISE, ROBUST, TAIL, Entry
+from weathered.registry.entry import NOISE, ROBUST, SHORTCUT, TAIL, Entry
 
 DATA_MAKERS: tuple[Entry, ...] = (
     Entry(
@@ -30,5 +30,9 @@ DATA_MAKERS: tuple[Entry, ...] = (
     Entry(
         "corruption", "weathered.data.makers.corruption:Corruption", "maker", (ROBUST,),
         "Hendrycks, ICLR 2019", "One of 18 image corruptions at a severity from 1 to 5.",
+    ),
+    Entry(
+        "shortcut", "weathered.data.makers.shortcut:Shortcut", "maker", (SHORTCUT,),
+        "Geirhos, Nature Machine Intelligence 2020", "A patch or colour that follows the label in training alone.",
     ),
 )  # fmt: skip

@@ -36,7 +36,7 @@ class Entry:
         return self.card if self.card and self.claimed else self.slug
 
 
-NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS = (
+NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS, SHORTCUT = (
     "noisy-labels",
     "long-tail",
     "mixing",
@@ -46,6 +46,7 @@ NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS = (
     "new-classes",
     "few-shot",
     "new-domains",
+    "shortcuts",
 )
 
 PROBLEMS = {
@@ -57,5 +58,6 @@ PROBLEMS = {
     CALIBRATION: "confidence must mean something",
     ARRIVING: "classes arrive later",
     FEW: "new classes come with a few samples each",
+    SHORTCUT: "a cue that has nothing to do with the class follows the label in training",
     DOMAINS: "the model is meant for places that its training data do not come from",
 }

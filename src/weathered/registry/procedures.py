@@ -1,6 +1,6 @@
 """Procedures, which say what a training step does, and bundles around one."""
 
-from weathered.registry.entry import CALIBRATION, MIX, NOISE, OOD, ROBUST, TAIL, Entry
+from weathered.registry.entry import CALIBRATION, MIX, NOISE, OOD, ROBUST, SHORTCUT, TAIL, Entry
 
 PROCEDURES: tuple[Entry, ...] = (
     Entry(
@@ -51,6 +51,10 @@ PROCEDURES: tuple[Entry, ...] = (
     Entry(
         "linf-distance-net", "weathered.procedures.linf_distance_net:LinfDistanceNet", "procedure", (ROBUST,),
         "Zhang, ICLR 2022", "Train a network of Linf distances, whose margins prove what no attack can change.",
+    ),
+    Entry(
+        "chroma-vae", "weathered.procedures.chroma_vae:ChromaVAE", "procedure", (SHORTCUT,),
+        "Yang, NeurIPS 2022", "A small block of latents takes the shortcut up, and the rest classifies.",
     ),
     Entry(
         "classifier-retraining", "weathered.procedures.classifier_retraining:ClassifierRetraining", "procedure",

@@ -36,6 +36,7 @@ AUDIT_NAMES = {
     "retrieval": "Finding captions and images",
     "shift": "New data",
     "robustness": "Inputs changed by an attacker",
+    "shortcut": "Shortcuts",
 }
 
 

@@ -6,6 +6,7 @@ from weathered.data.makers.corruption import Corruption
 from weathered.data.makers.instance_noise import InstanceNoise
 from weathered.data.makers.long_tail import LongTail
 from weathered.data.makers.open_set_noise import OpenSetNoise
+from weathered.data.makers.shortcut import Shortcut
 from weathered.data.makers.symmetric_noise import SymmetricNoise
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "InstanceNoise",
     "LongTail",
     "OpenSetNoise",
+    "Shortcut",
     "SymmetricNoise",
 ]
