@@ -200,6 +200,7 @@ def truth(splits: Splits) -> Tensor:
 
 def _conclude(recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any]) -> None:
     predictor, audits = run.procedure.predictor(run), []
+    run.procedure.leave(run, folder.path)
     learner = learner_of(recipe)
     if learner is not None:
         groups = phases_of(recipe, splits.train.num_classes)

@@ -36,7 +36,7 @@ class Entry:
         return self.card if self.card and self.claimed else self.slug
 
 
-NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS = (
+NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS, POISON = (
     "noisy-labels",
     "long-tail",
     "mixing",
@@ -46,6 +46,7 @@ NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS = (
     "new-classes",
     "few-shot",
     "new-domains",
+    "poisoned-data",
 )
 
 PROBLEMS = {
@@ -58,4 +59,5 @@ PROBLEMS = {
     ARRIVING: "classes arrive later",
     FEW: "new classes come with a few samples each",
     DOMAINS: "the model is meant for places that its training data do not come from",
+    POISON: "someone may have planted a trigger in the data",
 }
