@@ -27,8 +27,8 @@ from weathered.data.patch import Patch
 ENOUGH = 0.5
 """The objective below which a patch is left as it is."""
 
-RATE, BETAS = 0.08, (0.9, 0.99)
-"""Of Adam, in units of pixels in [0, 1]."""
+RATE, BETA1, BETA2 = 0.08, 0.9, 0.99
+"""Of Adam, the first in units of pixels in [0, 1]."""
 
 
 def poisoned_rows(size: int, portion: float, rng: torch.Generator) -> Bool[Tensor, "N"]:
@@ -108,30 +108,31 @@ def update_trigger(
     black = torch.zeros(1, *shape, device=device_of(network))
     pattern = patch.pattern.detach().to(black)
     pattern = (pattern.clamp(0, 1) if clip else pattern.clone()).requires_grad_()
-    optimizer = torch.optim.Adam([pattern], RATE, betas=BETAS)
+    mean, square = torch.zeros_like(pattern), torch.zeros_like(pattern)
     with eval_mode(network), heard(module) as found:
 
-        def values() -> Tensor:
+        def values(pattern: Tensor) -> Tensor:
             network(replace(patch, pattern=pattern).stamp(black))
             output = found["output"].movedim(-1 if isinstance(module, nn.Linear) else 1, 0)
             return output.flatten(1).mean(1)
 
         with torch.no_grad():
-            before = values()
+            before = values(pattern)
         chosen = _strongest(module, before, neurons)
         wanted = alpha * before[chosen].abs()
         best, least = pattern.detach().clone(), math.inf
         for number in range(steps + 1):
-            objective = (values()[chosen] - wanted).square().mean()
+            objective = (values(pattern)[chosen] - wanted).square().mean()
             if (now := float(objective.detach())) < least:
                 best, least = pattern.detach().clone(), now
             if least < ENOUGH or number == steps:
                 break
-            (pattern.grad,) = torch.autograd.grad(objective, pattern)
-            optimizer.step()
-            if clip:
-                with torch.no_grad():
-                    pattern.clamp_(0, 1)
+            (slope,) = torch.autograd.grad(objective, pattern)
+            # the optimizer of torch takes as long for these few pixels as both passes through a small network
+            mean, square = mean.lerp(slope, 1 - BETA1), square.lerp(slope.square(), 1 - BETA2)
+            scale = (square / (1 - BETA2 ** (number + 1))).sqrt() + 1e-8
+            moved = pattern.detach() - RATE / (1 - BETA1 ** (number + 1)) * mean / scale
+            pattern = (moved.clamp(0, 1) if clip else moved).requires_grad_()
     return replace(patch, pattern=best.to(patch.pattern))
 
 

@@ -155,8 +155,8 @@ class BackdooredDistillation(Procedure):
     def _check(self, run: Run) -> None:
         if run.fabric.world_size > 1:
             raise Incompatible(
-                "dd-backdoor matches gradients of whole classes, which several devices would part. Train on one device, "
-                "or remove it."
+                "dd-backdoor matches gradients of whole classes, which several devices would part. Train on one "
+                "device, or remove it."
             )
         if run.settings.precision != "32-true":
             raise SpecError("dd-backdoor differentiates twice and needs --precision 32-true.")
