@@ -92,7 +92,8 @@ def test_images_that_are_the_whole_real_class_cost_nothing_but_one_for_each_dead
     torch.manual_seed(0)
     first, last = nn.Linear(6, 5), nn.Linear(5, 3)
     with torch.no_grad():
-        first.bias.fill_(20.0)
+        first.bias.fill_(30.0)
+        last.weight.mul_(0.1)
         first.bias[2] = -1e3
     network = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
     real = 10 * torch.rand(3, 4, 1, 2, 3)  # large gradients, beside which 1e-6 is nothing
