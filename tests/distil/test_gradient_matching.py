@@ -92,11 +92,11 @@ def test_images_that_are_the_whole_real_class_cost_nothing_but_one_for_each_dead
     torch.manual_seed(0)
     first, last = nn.Linear(6, 5), nn.Linear(5, 3)
     with torch.no_grad():
-        first.bias.fill_(30.0)
-        last.weight.mul_(0.1)
+        first.weight.mul_(1e-3)
+        first.bias.fill_(5.0)
         first.bias[2] = -1e3
     network = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
-    real = 10 * torch.rand(3, 4, 1, 2, 3)  # large gradients, beside which 1e-6 is nothing
+    real = 1000 * torch.rand(3, 4, 1, 2, 3)  # large gradients, beside which 1e-6 is nothing
     rows, labels = torch.randperm(12), torch.arange(3).repeat_interleave(4)
     loss = matching_loss(network, real.clone(), real.flatten(0, 1)[rows], labels[rows])
     assert float(loss.detach()) == pytest.approx(3.0, abs=1e-4)
