@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from weathered.audit.accuracy import audit_accuracy
+from weathered.audit.backdoor_of_run import backdoor
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.certified import SIGMA, audit_certified
 from weathered.audit.certified_linf import audit_certified_linf
@@ -160,4 +161,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "segmentation": segmentation,
     "retrieval": retrieval,
     "robustness": robustness,
+    "backdoor": backdoor,
 }
