@@ -22,6 +22,7 @@ from weathered.audit.options import (
     refuse_towers,
 )
 from weathered.audit.pieces import Pieces
+from weathered.audit.poison_of_run import poison
 from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
 from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs
@@ -162,4 +163,5 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "retrieval": retrieval,
     "robustness": robustness,
     "backdoor": backdoor,
+    "poison": poison,
 }

@@ -35,6 +35,8 @@ AUDIT_NAMES = {
     "few-shot": "Learning new classes from a few samples",
     "retrieval": "Finding captions and images",
     "robustness": "Inputs changed by an attacker",
+    "backdoor": "A known trigger",
+    "poison": "Signs of a planted trigger",
 }
 
 
