@@ -3,7 +3,7 @@
 Activation clustering, Chen et al., "Detecting Backdoor Attacks on Deep Neural Networks by Activation Clustering",
 SafeAI 2019: within each class the features are reduced to 10 independent components and split by 2-means; rows of a
 trigger lie together, so that the smaller cluster holds them. Independent components are a rotation of whitened
-principal ones, which 2-means cannot tell apart, so these are taken. A class stands out by its silhouette against others.
+principal ones, which 2-means cannot tell apart, so these are taken. A class stands out by its silhouette.
 Spectral signatures, Tran, Li and Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018: the squared projection
 of a row, less the mean of its class, on the first principal direction of the class; planted rows tend to score high.
 Limits: a class that really has two kinds of images is split like a poisoned one.

@@ -27,6 +27,9 @@ from weathered.data.patch import Patch
 ENOUGH = 0.5
 """The objective below which a patch is left as it is."""
 
+STILL = 20
+"""Steps in a row that leave a clipped patch as it is, after which it is given up: all its pixels lie at their ends."""
+
 RATE, BETA1, BETA2 = 0.08, 0.9, 0.99
 """Of Adam, the first in units of pixels in [0, 1]."""
 
@@ -85,7 +88,8 @@ def update_trigger(
 ) -> Patch:
     """The patch whose pixels drive the chosen neurons to alpha times what they are now; its place stays.
 
-    shape (C, H, W): of the images. alpha > 1. steps >= 0: of Adam, fewer where the objective falls below 0.5. layer:
+    shape (C, H, W): of the images. alpha > 1. steps >= 0: of Adam, fewer where the objective falls below 0.5 or a
+    clipped patch stands still. layer:
     which of `weight_layers`. neurons >= 1: how many are driven, the objective is their mean; where none is above 0 the
     strongest are taken and driven to alpha |v_0|. clip: keep pixels in [0, 1]. Of all patches met, the first included,
     the one with the smallest objective is returned. The network is asked in evaluation mode and is not touched.
@@ -120,19 +124,21 @@ def update_trigger(
             before = values(pattern)
         chosen = _strongest(module, before, neurons)
         wanted = alpha * before[chosen].abs()
-        best, least = pattern.detach().clone(), math.inf
+        best, least, still = pattern.detach().clone(), math.inf, 0
         for number in range(steps + 1):
             objective = (values(pattern)[chosen] - wanted).square().mean()
             if (now := float(objective.detach())) < least:
                 best, least = pattern.detach().clone(), now
-            if least < ENOUGH or number == steps:
+            if least < ENOUGH or number == steps or still == STILL:
                 break
             (slope,) = torch.autograd.grad(objective, pattern)
             # the optimizer of torch takes as long for these few pixels as both passes through a small network
             mean, square = mean.lerp(slope, 1 - BETA1), square.lerp(slope.square(), 1 - BETA2)
             scale = (square / (1 - BETA2 ** (number + 1))).sqrt() + 1e-8
             moved = pattern.detach() - RATE / (1 - BETA1 ** (number + 1)) * mean / scale
-            pattern = (moved.clamp(0, 1) if clip else moved).requires_grad_()
+            moved = moved.clamp(0, 1) if clip else moved
+            still = still + 1 if torch.equal(moved, pattern) else 0
+            pattern = moved.requires_grad_()
     return replace(patch, pattern=best.to(patch.pattern))
 
 
