@@ -31,7 +31,7 @@ ALSO = (
     "largest distance of a pixel of the trigger from 0",
 )
 
-TRAIN, TARGET, NETWORKS, ITERATIONS, OUTER = 1297, 0, 3, 60, 5
+TRAIN, TARGET, NETWORKS, ITERATIONS, OUTER = 1297, 0, 3, 40, 5
 SETTINGS = {
     "epochs": ITERATIONS * OUTER, "batch_size": TRAIN, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.0,
     "schedule": "constant", "evaluations": 0,
