@@ -77,6 +77,7 @@ class BackdooredDistillation(Procedure):
             "image": "learns images, and stamps a patch on them",
             "range01": "stamps pixels in [0, 1]",
             "hard_target": "learns images of each class, and relabels what it stamps",
+            "class_counts": "needs a real image of every class",
         },
         honours=frozenset({"sampler", "stepper"}),
     )
