@@ -45,7 +45,7 @@ OPTIONS = {
 def stamped(test: Dataset, patch: Patch) -> Dataset:
     """The test images with the patch, as floats, which it may leave the range of bytes in."""
     images = patch.stamp(test.floats(torch.arange(len(test))))
-    return test.replace(inputs=type(test.inputs)(images))
+    return test.replace(inputs=type(test.inputs)(images))  # pyright: ignore[reportCallIssue]
 
 
 def measure(seed: int) -> Measured:
@@ -58,7 +58,7 @@ def measure(seed: int) -> Measured:
     others = test.labels != TARGET
     values, also = {}, {name: {} for name in ALSO}
     for arm in ARMS:
-        procedure = BackdooredDistillation(attack=arm.partition(",")[0], clip=arm.endswith("]"), **OPTIONS)
+        procedure = BackdooredDistillation(attack=arm.partition(",")[0], clip=arm.endswith("]"), **OPTIONS)  # pyright: ignore[reportArgumentType]
         run = Run(
             lambda draw: build_model("mlp:width=64", train, seed=draw), train,
             procedure=procedure, settings=Settings(seed=seed, **SETTINGS),

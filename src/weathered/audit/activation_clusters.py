@@ -12,7 +12,7 @@ Limits: a class that really has two kinds of images is split like a poisoned one
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def cluster_classes(
             spectral[rows] = spectral_scores(wide[rows])
             reduced = whitened(wide[rows])
             if reduced.shape[1] and len(np.unique(reduced, axis=0)) > 2:
-                cluster = KMeans(2, n_init=10, random_state=seed).fit_predict(reduced)
+                cluster = cast(Any, KMeans)(2, n_init=10, random_state=seed).fit_predict(reduced)
                 few = cluster == int(cluster.sum() * 2 <= len(cluster))
                 sample = min(MOST, len(rows))
                 silhouette[label] = silhouette_score(reduced, cluster, sample_size=sample, random_state=seed)

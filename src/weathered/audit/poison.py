@@ -87,17 +87,14 @@ def _against_truth(rows: Dataset, suspected: np.ndarray) -> Mapping[str, Estimat
 
 
 def _classes(names: Sequence[str], found: Reversed, index: np.ndarray, clusters: Clusters, split: np.ndarray) -> Table:
-    rows = [
-        (name, *map(float, values))
-        for name, *values in zip(
-            names, found.size, index, found.turned, clusters.silhouette, split, clusters.share, strict=True
-        )
-    ]
+    order = np.argsort(-index, kind="stable").tolist()
+    columns_of = (found.size.numpy(), index, found.turned.numpy(), clusters.silhouette, split, clusters.share)
+    rows = tuple((names[int(label)], *(float(column[label]) for column in columns_of)) for label in order)
     columns = (
         "class", "size of its mask", "anomaly index", "images turned", "silhouette", "index of silhouette",
         "share of smaller cluster",
     )  # fmt: skip
-    return Table("Signs of a trigger, by class", columns, tuple(sorted(rows, key=lambda row: -row[2])))
+    return Table("Signs of a trigger, by class", columns, rows)
 
 
 def _suspects(rows: Dataset, suspected: np.ndarray, spectral: np.ndarray) -> Table:
