@@ -9,6 +9,7 @@ from weathered.registry import NOISE, TABLE, TAIL, TRAINING_SLOTS, Entry
 from weathered.tricks.base import Trick
 
 SPECS = {
+    "backdoor": "backdoor:rate=0.05",
     "absgd": "absgd:temperature=-1",
     "corrections": "corrections:file=corrections.csv",
     "distillation": "distillation:teacher=runs/TEACHER",

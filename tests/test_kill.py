@@ -19,6 +19,7 @@ from weathered.training import build_run, train
 
 SMALLER = {
     "absgd": "absgd:temperature=-1.0",
+    "dd-backdoor": "dd-backdoor:images_per_class=1,outer=2,inner=1,portion=0.1,trigger_steps=3,network_epochs=5",
     "drw": "drw:start=0.5",
     "forward-correction": "forward-correction:noise_rate=0.3",
     "ldam-drw": "ldam-drw:start=0.5",

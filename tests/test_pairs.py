@@ -34,6 +34,7 @@ CHEAP = {
     "tfh": "tfh:training_episodes=2,generated=2,adapt_steps=1,ways=2,images=3",
     "smoothmix": "smoothmix:num_noise=2,attack_steps=1",
     "distillation": "distillation:teacher=teacher",
+    "dd-backdoor": "dd-backdoor:images_per_class=1,outer=2,inner=1,portion=0.1,trigger_steps=1,network_epochs=2",
     "drw": "drw:start=0.0",
     "odnl": "odnl:aux_batch=16",
     "outlier-exposure": "outlier-exposure:aux_batch=16",

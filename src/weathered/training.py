@@ -205,6 +205,7 @@ def _conclude(
     recipe: Recipe, run: Run, splits: Splits, folder: RunFolder, record: dict[str, Any], watch: Progress | None
 ) -> None:
     predictor, audits = run.procedure.predictor(run), []
+    run.procedure.leave(run, folder.path)
     learner = learner_of(recipe)
     if learner is not None:
         groups = phases_of(recipe, splits.train.num_classes)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from weathered.audit.accuracy import audit_accuracy
+from weathered.audit.backdoor_of_run import backdoor
 from weathered.audit.calibration import audit_calibration
 from weathered.audit.certified import SIGMA, audit_certified, longest
 from weathered.audit.certified_linf import audit_certified_linf
@@ -21,6 +22,7 @@ from weathered.audit.options import (
     refuse_towers,
 )
 from weathered.audit.pieces import Pieces
+from weathered.audit.poison_of_run import poison
 from weathered.audit.rejection import audit_model_rejection
 from weathered.audit.result import AuditResult
 from weathered.audit.retrieval import audit_retrieval, ranks_of_pairs
@@ -170,4 +172,6 @@ AUDITS: dict[str, Callable[[Audited, AuditOptions], AuditResult]] = {
     "robustness": robustness,
     "shift": shift,
     "shortcut": shortcut,
+    "backdoor": backdoor,
+    "poison": poison,
 }

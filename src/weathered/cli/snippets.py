@@ -28,6 +28,7 @@ ARGUMENTS = {
 
 SPELLED = {
     "acil": ("expansion=512",),
+    "dd-backdoor": ("images_per_class=1", "outer=2", "inner=5", "trigger_steps=20", "network_epochs=50"),
     "square": ("queries=200",),
     "forward-correction": ("noise_rate=0.4",),
     "linf-distance-net": ("epsilon=0.2", "end=0.8"),

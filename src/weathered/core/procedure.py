@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -46,3 +47,6 @@ class Procedure(Part):
     def predictor(self, run: Run) -> nn.Module:
         """The network that predicts after training; its weights are what the run saves."""
         return run.model
+
+    def leave(self, run: Run, folder: Path) -> None:
+        """Called once training has ended, with the run's folder, for files besides weights and figures."""

@@ -55,3 +55,17 @@ class Patch:
         mask = torch.zeros(height, width, dtype=torch.bool)
         mask[self.top : self.top + self.pattern.shape[1], self.left : self.left + self.pattern.shape[2]] = True
         return mask
+
+
+def near_corner(pattern: Tensor, shape: tuple[int, ...]) -> Patch:
+    """A patch one pixel off the lower right corner of images of shape (C, H, W). Raises ValueError if it cannot fit."""
+    height, width = pattern.shape[1:]
+    top, left = shape[1] - 1 - height, shape[2] - 1 - width
+    if min(top, left) < 0:
+        raise ValueError(
+            f"a patch of {height} x {width} pixels one pixel off the corner does not fit images of {shape[1]} x "
+            f"{shape[2]}"
+        )
+    patch = Patch(pattern, top, left)
+    patch.check_fits(shape)
+    return patch

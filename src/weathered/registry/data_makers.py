@@ -1,6 +1,6 @@
 """Makers of data with a known flaw, before training."""
 
-from weathered.registry.entry import NOISE, ROBUST, SHORTCUT, TAIL, Entry
+from weathered.registry.entry import NOISE, POISON, ROBUST, SHORTCUT, TAIL, Entry
 
 DATA_MAKERS: tuple[Entry, ...] = (
     Entry(
@@ -22,6 +22,10 @@ DATA_MAKERS: tuple[Entry, ...] = (
     Entry(
         "open-set", "weathered.data.makers.open_set_noise:OpenSetNoise", "maker", (NOISE,),
         "Wang, CVPR 2018", "Images of another data set under the labels of this one.",
+    ),
+    Entry(
+        "backdoor", "weathered.data.makers.backdoor:Backdoor", "maker", (POISON,),
+        "Gu, arXiv 2017", "A patch on some images, which get the label of one class.",
     ),
     Entry(
         "corrections", "weathered.data.makers.corrections:Corrections", "maker", (NOISE,),

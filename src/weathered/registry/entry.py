@@ -36,7 +36,7 @@ class Entry:
         return self.card if self.card and self.claimed else self.slug
 
 
-NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS, SHORTCUT = (
+NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS, SHORTCUT, POISON = (
     "noisy-labels",
     "long-tail",
     "mixing",
@@ -47,6 +47,7 @@ NOISE, TAIL, MIX, OOD, ROBUST, CALIBRATION, ARRIVING, FEW, DOMAINS, SHORTCUT = (
     "few-shot",
     "new-domains",
     "shortcuts",
+    "poisoned-data",
 )
 
 PROBLEMS = {
@@ -60,4 +61,5 @@ PROBLEMS = {
     FEW: "new classes come with a few samples each",
     SHORTCUT: "a cue that has nothing to do with the class follows the label in training",
     DOMAINS: "the model is meant for places that its training data do not come from",
+    POISON: "someone may have planted a trigger in the data",
 }

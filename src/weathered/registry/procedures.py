@@ -1,6 +1,6 @@
 """Procedures, which say what a training step does, and bundles around one."""
 
-from weathered.registry.entry import CALIBRATION, MIX, NOISE, OOD, ROBUST, SHORTCUT, TAIL, Entry
+from weathered.registry.entry import CALIBRATION, MIX, NOISE, OOD, POISON, ROBUST, SHORTCUT, TAIL, Entry
 
 PROCEDURES: tuple[Entry, ...] = (
     Entry(
@@ -114,6 +114,10 @@ PROCEDURES: tuple[Entry, ...] = (
     Entry(
         "trades", "weathered.procedures.trades:Trades", "procedure", (ROBUST,),
         "Zhang, ICML 2019", "The usual loss, plus how far an attacker can drive predictions from the clean ones.",
+    ),
+    Entry(
+        "dd-backdoor", "weathered.procedures.dd_backdoor:BackdooredDistillation", "procedure", (POISON,),
+        "Liu, NDSS 2023", "Distil the data into a few images, with or without a trigger planted in them.",
     ),
     Entry(
         "robust-vit-recipe", "", "bundle", (ROBUST,),

@@ -37,6 +37,8 @@ AUDIT_NAMES = {
     "shift": "New data",
     "robustness": "Inputs changed by an attacker",
     "shortcut": "Shortcuts",
+    "backdoor": "A known trigger",
+    "poison": "Signs of a planted trigger",
 }
 
 

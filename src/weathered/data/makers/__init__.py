@@ -1,6 +1,7 @@
 """Data makers: known flaws put into a data set, the exact truth kept beside them; one file each."""
 
 from weathered.data.makers.asymmetric_noise import AsymmetricNoise
+from weathered.data.makers.backdoor import Backdoor
 from weathered.data.makers.corrections import Corrections
 from weathered.data.makers.corruption import Corruption
 from weathered.data.makers.instance_noise import InstanceNoise
@@ -11,6 +12,7 @@ from weathered.data.makers.symmetric_noise import SymmetricNoise
 
 __all__ = [
     "AsymmetricNoise",
+    "Backdoor",
     "Corrections",
     "Corruption",
     "InstanceNoise",
