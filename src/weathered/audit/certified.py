@@ -33,7 +33,7 @@ def audit_certified(
     Source: Cohen et al., ICML 2019.
     """
     if not dataset.is_image:
-        raise DataError(f"{dataset.name}: the certified audit needs images, but the data are a table.")
+        raise DataError(f"{dataset.name}: the certified audit needs images, but the data are {dataset.kind}.")
     smoothing = RandomizedSmoothing(sigma, n0=n0, n=n, alpha=alpha, early_stop=True)
     x = dataset.floats(torch.arange(len(dataset))).to(device_of(model))
     result = smoothing.certify(model, x, generator(seed, "certified audit"))

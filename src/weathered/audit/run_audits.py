@@ -85,7 +85,7 @@ def selective(runs: Audited, options: AuditOptions) -> AuditResult:
 def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
     test, model = audited_data(runs[0], options), runs[0].model
     if not test.is_image:
-        raise DataError(f"{test.name}: the corruption audit needs images, but the data are a table.")
+        raise DataError(f"{test.name}: the corruption audit needs images, but the data are {test.kind}.")
 
     def predict(x: Tensor) -> Tensor:
         with eval_mode(model), torch.no_grad():
