@@ -234,6 +234,8 @@ class Attack(Part):
     """
 
     norms: tuple[str, ...] = get_args(Norm)
+    piece = 256
+    """Inputs that an audit attacks at a time, after which it keeps what it has."""
 
     def __init__(self, epsilon: float = 8 / 255, norm: Norm = "linf", early_stop: bool = True):
         check_budget(epsilon, norm)

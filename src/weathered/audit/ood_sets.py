@@ -19,7 +19,7 @@ MOST = 10_000
 
 
 def blend_pairs(images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-    """Means of two uint8 images, or clips, with different labels; rows that find no partner in 20 draws are left out."""
+    """Means of two uint8 images or clips with different labels; rows that find no partner in 20 draws are left out."""
     partner = torch.randint(len(images), (20, len(images)), generator=rng)
     differs = labels[partner] != labels
     chosen = partner.gather(0, differs.long().argmax(0, keepdim=True))[0]

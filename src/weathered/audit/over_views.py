@@ -38,7 +38,8 @@ def make_audit(runs: Audited, name: str, options: AuditOptions) -> AuditResult:
     first = runs[0]
     if not first.splits.test.is_image:
         raise Incompatible(
-            f"{first.folder.path}: only images have views, but the data are {first.splits.test.kind}. Leave out --views."
+            f"{first.folder.path}: only images have views, but the data are {first.splits.test.kind}. Leave out "
+            "--views."
         )
     refuse_pixels(first)
     refuse_ridge_scores(first)

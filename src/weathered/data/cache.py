@@ -59,9 +59,10 @@ def materialise(
 ) -> Dataset:
     """The rows of `dataset` at `index` (ascending, all by default), decoded into memory where they fit.
 
-    Inputs that are not streamed are only selected; clips are decoded anew each time, and not cached. What does not fit in `memory_limit_bytes` as uint8 stays
-    streamed. skip_bad: drop images that cannot be decoded and note their number; otherwise the first of them is
-    raised as DataError. With skip_bad a streamed source is decoded once in full to find them.
+    Inputs that are not streamed are only selected; clips are decoded anew each time, and not cached. What does not fit
+    in `memory_limit_bytes` as uint8 stays streamed. skip_bad: drop images that cannot be decoded and note their number;
+    otherwise the first of them is raised as DataError. With skip_bad a streamed source is decoded once in full to find
+    them.
     """
     whole = dataset.inputs
     chosen = dataset if index is None else dataset.select(index)

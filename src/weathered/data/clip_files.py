@@ -91,8 +91,8 @@ class ClipFiles:
         pixels = self._decode(self.clips[row])
         if pixels.shape[1:3] != self.size:
             raise DataError(
-                f"{self.root / self.clips[row].path}: the frames are {pixels.shape[2]} x {pixels.shape[1]} pixels, those "
-                f"of other clips {self.size[1]} x {self.size[0]}; pass --image-size to bring all to one size."
+                f"{self.root / self.clips[row].path}: the frames are {pixels.shape[2]} x {pixels.shape[1]} pixels, "
+                f"those of other clips {self.size[1]} x {self.size[0]}; pass --image-size to bring all to one size."
             )
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -110,8 +110,7 @@ class ClipFiles:
         """(T, H, W, 3) uint8."""
         where = str(self.root / place.path)
         if not place.frames:
-            (data,) = (FileImages(self.root, [place.path]).read(0),)
-            return decode_animation(data, where, self.frames, self.image_size)
+            return decode_animation(FileImages(self.root, [place.path]).read(0), where, self.frames, self.image_size)
         files = FileImages(self.root, place.frames)
         chosen = _chosen(len(files), self.frames, where)
         pictures = [decode(files.read(i), files.where(i), 3, self.image_size) for i in chosen]

@@ -1,4 +1,6 @@
-"""Models by name: `cnn_small`, `resnet`, `mlp`, `vit`, `linf-net`, `unet` for pixels, `clip-cnn` for clips, any timm one as `timm:NAME`."""
+"""Models by name: `cnn_small`, `resnet`, `mlp`, `vit`, `linf-net`, `unet` for pixels, `clip-cnn` for clips; any of timm
+as `timm:NAME`.
+"""
 
 from typing import Any
 

@@ -72,7 +72,8 @@ CLIP_VALUES = 50_000_000
 def input_statistics(dataset: Dataset, sample: int = 5000) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel (images, clips) or column (tables) over evenly spread rows.
 
-    sample: at most so many rows, fewer of large clips. A constant channel gets deviation 1, so that it becomes 0 and not NaN.
+    sample: at most so many rows, fewer of large clips. A constant channel gets deviation 1, so that it becomes 0 and
+    not NaN.
     """
     if dataset.is_clip:
         sample = min(sample, max(1, CLIP_VALUES // math.prod(dataset.inputs.shape)))
