@@ -23,7 +23,7 @@ SIDE = 8
 
 def pixels(clip: Float[Tensor, "T C H W"]) -> Float[Tensor, "T D"]:
     """The means of 8x8 parts of each frame and channel, fewer of smaller frames."""
-    return F.adaptive_avg_pool2d(clip, [min(SIDE, side) for side in clip.shape[2:]]).flatten(1)
+    return F.adaptive_avg_pool2d(clip, (min(SIDE, clip.shape[2]), min(SIDE, clip.shape[3]))).flatten(1)
 
 
 def encode(encoder: str | Encoder, clip: Float[Tensor, "T C H W"]) -> Float[Tensor, "T D"]:

@@ -117,7 +117,7 @@ class Learner:
     def __init__(self, agent: Agent, features: Tensor, phi: float, value_share: float, lr: float, epochs: int):
         self.agent, self.features = agent, features
         self.phi, self.value_share, self.epochs = phi, value_share, epochs
-        self.optimizer = torch.optim.Adam(agent.parameters(), lr=lr)
+        self.optimizer = torch.optim.Adam(agent.parameters(), lr=lr, fused=features.device.type in ("cpu", "cuda"))
         self.choices, self.old = torch.empty(0, dtype=torch.int64), torch.empty(0)
 
     def probabilities(self) -> Float[Tensor, "T K"]:
