@@ -101,8 +101,8 @@ class AstFocus(FocusedAttack):
     """Noise in one square of each of a few frames, chosen by two agents that learn during the attack. Clips only.
 
     patch, grid, frames: as in `FocusedAttack`. hidden: units of the LSTMs; lr: of their Adam; epochs: of PPO after each
-    step. encoder: what the agents see of each frame: `pixels`, its 8x8 means; `timm:NAME` or `timm:NAME:pretrained=true`; or
-    a function (T, C, H, W) -> (T, D). place_reward: `edges`, `none`, or a function (clip, regions) -> (T, places).
+    step. encoder: what the agents see of each frame: `pixels`, its 8x8 means, `timm:NAME[:pretrained=true]`, or a
+    function (T, C, H, W) -> (T, D). place_reward: `edges`, `none`, or a function (clip, regions) -> (T, places).
     frame_reward: `representativeness`, `none`, or a function of features (T, D) -> (T,).
     The rest as in `ScoreAttack`. The first agent weighs its own rewards by 0.4, targeted 0.1, the second by 0.6, 0.8.
     """

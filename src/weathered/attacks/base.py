@@ -271,6 +271,10 @@ class Attack(Part):
         """The most that an input may cost."""
         raise NotImplementedError
 
+    def seconds_besides(self, x: Tensor) -> float:
+        """How long an input like one of x (B, ...) may take besides the passes; measured where it matters."""
+        return 0.0
+
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         """Look for inputs and note them in `found`. logits (B, C): of the inputs as they are."""
         raise NotImplementedError

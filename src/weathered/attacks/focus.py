@@ -33,13 +33,10 @@ class Regions:
         patch: int | None = None,
         grid: int = 7,
         frames: Sequence[int] = (2, 10),
-        who: str = "",
     ):
         check_regions(patch, grid, frames)
         if len(shape) != 4 or shape[0] < 2:
-            raise ValueError(
-                f"a search in squares of frames needs clips (B, T, C, H, W) of T >= 2 frames, got {('B', *shape)}"
-            )
+            raise ValueError(f"this attack needs clips (B, T, C, H, W), T >= 2, got inputs of shape {tuple(shape)}")
         self.count, self.channels, self.height, self.width = shape
         shorter = min(self.height, self.width)
         self.patch = max(1, round(PATCH_SHARE * shorter)) if patch is None else patch

@@ -14,6 +14,7 @@ Videos", TPAMI 2023. The step size halves after each 10 steps without progress, 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -150,6 +151,16 @@ class ScoreAttack(Attack):
 
     def passes(self) -> Passes:
         return Passes(forward=self.queries, backward=0)
+
+    def seconds_besides(self, x: Tensor) -> float:
+        """From one choice and one lesson of a focus."""
+        focus, done = self.focus(x[0].detach(), torch.Generator().manual_seed(0)), []
+        for _ in range(2):
+            start = time.perf_counter()
+            focus.choose()
+            focus.learn(0.0)
+            done.append(time.perf_counter() - start)
+        return min(done) * self.queries / (self.samples + 1)
 
     def check_shape(self, shape: torch.Size) -> None:
         """Raise ValueError for inputs of a shape that cannot be attacked."""

@@ -62,7 +62,7 @@ def duplicate_findings(train: Dataset, progress: Progress | None = None) -> Find
         higher_is_better={"near duplicates": False, "duplicates under another label": False},
         tables=tables,
         notes=(
-            f"Near duplicates are inputs whose {'columns' if 'table' in train.facts else 'pixels'}, without their mean, "
+            f"Near duplicates are inputs whose {'columns' if 'table' in train.facts else 'pixels'}, less their mean, "
             f"have a cosine similarity of {ALIKE} or more; they are joined into groups. Of two labels of one input at "
             "least one is wrong, or it shows both classes. Very simple inputs, such as small drawings, may be alike "
             "without being copies.",
