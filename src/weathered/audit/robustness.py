@@ -149,7 +149,10 @@ class _Work:
             return {"right": right, **asked}
 
         kept = "".join(letter if letter.isalnum() else "-" for letter in name)
-        parts = [self._piece(kept, n, lambda n=n, rows=rows: block(n, rows)) for n, rows in enumerate(self.blocks)]
+        parts = [
+            self._piece(kept, n, lambda n=n, rows=rows: block(n, rows))
+            for n, rows in enumerate(self._blocks_of(attack))
+        ]
         if isinstance(attack, ScoreAttack):
             self.asked[name] = Asked.joined(parts)
         return torch.cat([part["right"] for part in parts])
