@@ -36,6 +36,7 @@ ROOMS = (
 SHARED = {
     "difficulty", "auxiliary", "__init__", "base", "extract", "operations", "build",
     "attack_ensemble", "adversarial", "class_gaussian", "laws", "of_runs",
+    "score_based", "estimate", "focus", "focus_agents", "encoders",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from weathered.nn.build import build_model
 from weathered.recipe import Recipe
 from weathered.registry import TABLE
 
-SMALL = {"unet": "unet:width=4,depth=1", "linf-net": "linf-net:width=16"}
+SMALL = {"unet": "unet:width=4,depth=1", "linf-net": "linf-net:width=16", "clip-cnn": "clip-cnn:width=4"}
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
@@ -43,6 +43,7 @@ def test_each_claim_has_a_recipe_and_each_recipe_a_method():
 def test_recipes_resolve_and_their_parts_fit_together(path, images, pixels):
     recipe = Recipe.from_file(path)
     images = pixels if recipe.data.mask_column else load("captions:40") if recipe.data.caption_column else images
+    images = load("clips:40") if recipe.model.startswith("clip-cnn") else images
     for use in resolve(recipe.data.make):
         assert use.entry.slot == "maker"
         build(use)
@@ -75,4 +76,4 @@ def test_the_models_of_recipes_exist(spec, images, pixels):
             # with fewer units, which would take half a gigabyte
             build_model(spec.replace("width=5120", "width=512"), images)
         else:
-            build_model(spec, images)
+            build_model(spec, load("clips:40") if spec.startswith("clip-cnn") else images)

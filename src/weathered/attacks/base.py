@@ -234,6 +234,8 @@ class Attack(Part):
     """
 
     norms: tuple[str, ...] = get_args(Norm)
+    piece = 256
+    """Inputs that an audit attacks at a time, after which it keeps what it has."""
 
     def __init__(self, epsilon: float = 8 / 255, norm: Norm = "linf", early_stop: bool = True):
         check_budget(epsilon, norm)
@@ -268,6 +270,10 @@ class Attack(Part):
     def passes(self) -> Passes:
         """The most that an input may cost."""
         raise NotImplementedError
+
+    def seconds_besides(self, x: Tensor) -> float:
+        """How long an input like one of x (B, ...) may take besides the passes; measured where it matters."""
+        return 0.0
 
     def search(self, model: nn.Module, found: Search, logits: Float[Tensor, "B C"], rng: torch.Generator) -> None:
         """Look for inputs and note them in `found`. logits (B, C): of the inputs as they are."""

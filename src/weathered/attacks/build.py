@@ -12,6 +12,8 @@ BUDGET = ("epsilon", "norm", "early_stop")
 """What one audit gives to all of its attacks."""
 
 DEFAULT = ("fgsm", "pgd", "attack-ensemble")
+CLIP_DEFAULT = ("fgsm", "pgd", "apgd-ce", "apgd-t")
+"""Attacks of an audit where none are named, of images and of clips."""
 
 
 def build_attacks(specs: Sequence[str], epsilon: float, norm: Norm) -> dict[str, Attack]:

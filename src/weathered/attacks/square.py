@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weathered.attacks.base import Attack, Norm, Passes, Search, check_count, margin
+from weathered.core.facts import Traits
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries of 10,000 after which the area halves."""
@@ -37,6 +38,7 @@ class Square(Attack):
     """
 
     norms = ("linf",)
+    traits = Traits(needs={"image": "it changes squares of images"})
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ def audit_backdoor(predict: Callable[[Tensor], Tensor], dataset: Dataset, patch:
     other classes.
     """
     if not dataset.is_image:
-        raise DataError(f"{dataset.name}: the backdoor audit needs images, but the data are a table.")
+        raise DataError(f"{dataset.name}: the backdoor audit needs images, but the data are {dataset.kind}.")
     if not 0 <= target < dataset.num_classes:
         raise DataError(f"{dataset.name}: target must be in [0, {dataset.num_classes - 1}], got {target}.")
     others: Bool[Tensor, "N"] = dataset.labels != target

@@ -56,7 +56,7 @@ def audit_certified(
     Source: Cohen et al., ICML 2019.
     """
     if not dataset.is_image:
-        raise DataError(f"{dataset.name}: the certified audit needs images, but the data are a table.")
+        raise DataError(f"{dataset.name}: the certified audit needs images, but the data are {dataset.kind}.")
     smoothing = RandomizedSmoothing(sigma, n0=n0, n=n, alpha=alpha, early_stop=True)
     pieces, found = pieces or Pieces(), []
     for rows in torch.arange(len(dataset)).split(BLOCK):

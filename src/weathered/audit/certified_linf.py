@@ -26,7 +26,7 @@ def audit_certified_linf(model: nn.Module, dataset: Dataset) -> AuditResult:
     Raises DataError for a table, Incompatible for another model or one in training.
     """
     if not dataset.is_image:
-        raise DataError(f"{dataset.name}: the certified audit needs images, but the data are a table.")
+        raise DataError(f"{dataset.name}: the certified audit needs images, but the data are {dataset.kind}.")
     x, labels = dataset.floats(torch.arange(len(dataset))).to(device_of(model)), dataset.labels
     found = LinfMargin().certify(model, x)
     found = LinfCertificate(found.labels.cpu(), found.radii.cpu())

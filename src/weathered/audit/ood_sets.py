@@ -19,7 +19,7 @@ MOST = 10_000
 
 
 def blend_pairs(images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-    """Means of two uint8 images with different labels; rows that find no partner in 20 draws are left out."""
+    """Means of two uint8 images or clips with different labels; rows that find no partner in 20 draws are left out."""
     partner = torch.randint(len(images), (20, len(images)), generator=rng)
     differs = labels[partner] != labels
     chosen = partner.gather(0, differs.long().argmax(0, keepdim=True))[0]
@@ -38,12 +38,12 @@ def synthetic_ood_sets(dataset: Dataset, seed: int, most: int = MOST) -> dict[st
     rows = torch.randperm(len(dataset), generator=generator(seed, "ood", "rows"))[:most].sort().values
     x, labels = dataset.inputs.fetch(rows), dataset.labels[rows]
     noise, shuffle, pairs = (generator(seed, "ood", name) for name in ("noise", "shuffle", "pairs"))
-    if dataset.is_image:
+    if "table" not in dataset.facts:
         found = {
             "uniform noise (synthetic)": torch.randint(256, x.shape, generator=noise, dtype=torch.uint8),
             "shuffled pixels (synthetic)": shuffle_pixels(x, shuffle),
-            "means of two images (synthetic)": blend_pairs(x, labels, pairs),
-            "inverted images (synthetic)": 255 - x,
+            f"means of two {dataset.kind} (synthetic)": blend_pairs(x, labels, pairs),
+            f"inverted {dataset.kind} (synthetic)": 255 - x,
         }
     else:
         low, high = x.amin(0), x.amax(0)

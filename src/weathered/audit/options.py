@@ -25,7 +25,7 @@ class AuditOptions:
     what the label audit is told. scores: by default those of `default_scores`. progress: called while an audit goes on.
     sigma: of randomised smoothing; without, a network that certifies itself does, and others get 0.25.
     views: names of the views of each image over which probabilities are averaged, none for the image alone.
-    attacks, epsilon, norm: of the robustness audit, those of `attacks.build.DEFAULT` by default. grid, cues: of the
+    attacks, epsilon, norm: of the robustness audit, by default those of `default_attacks`. grid, cues: of the
     shortcut audit, cells of a side and regions to try besides. new: sources of data that the shift audit compares.
     announce: called with how long an audit may take, before it starts.
     """

@@ -37,7 +37,10 @@ def make_audit(runs: Audited, name: str, options: AuditOptions) -> AuditResult:
     check_views(options.views, [name])
     first = runs[0]
     if not first.splits.test.is_image:
-        raise Incompatible(f"{first.folder.path}: only images have views, but the data are a table. Leave out --views.")
+        raise Incompatible(
+            f"{first.folder.path}: only images have views, but the data are {first.splits.test.kind}. Leave out "
+            "--views."
+        )
     refuse_pixels(first)
     refuse_ridge_scores(first)
     names = [view for view in VIEWS if view in options.views]

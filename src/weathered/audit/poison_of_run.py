@@ -36,7 +36,7 @@ def poison(runs: Audited, options: AuditOptions) -> AuditResult:
     run, test = runs[0], audited_data(runs[0], options)
     refuse_ridge_scores(run)
     if not test.is_image:
-        raise DataError(f"{test.name}: the poison audit needs images, but the data are a table.")
+        raise DataError(f"{test.name}: the poison audit needs images, but the data are {test.kind}.")
     distilled = distilled_of(run)
     rows = (
         run.splits.train if distilled is None else distilled.dataset(f"images distilled from {run.splits.train.name}")

@@ -1,4 +1,4 @@
-"""Robustness audit: how often an image is still classified right after an attack within a budget.
+"""Robustness audit: how often an image or clip is still classified right after an attack within a budget.
 
 Each attack is run by itself on the images that are classified right; an image is robust if it withstands all of them,
 which is never more than under any one. The curve over epsilon comes from one attack at growing budgets, where an image
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from weathered.attacks.apgd import APGDCrossEntropy
 from weathered.attacks.base import Attack, Norm
 from weathered.attacks.fgsm import FGSM
+from weathered.attacks.score_based import Attacked, ScoreAttack
 from weathered.attacks.square import Square
+from weathered.audit.black_box import Asked, asked_columns, asked_notes, asked_summary, asked_tables
 from weathered.audit.pieces import Pieces
 from weathered.audit.result import AuditResult, Chart, Series, Table, quoted
-from weathered.core.errors import DataError
+from weathered.core.errors import DataError, Incompatible
 from weathered.core.predict import device_of, eval_mode
 from weathered.core.rng import generator
 from weathered.core.watch import Progress
@@ -31,6 +33,9 @@ from weathered.stats import Estimate, proportion_interval
 
 BLOCK = 256
 """Images attacked at a time; their draws are keyed by the block, so it is fixed."""
+
+CLIPS = 32
+"""The same of clips, which are larger."""
 
 CURVE_STEPS = 20
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -53,32 +58,61 @@ def audit_robustness(
 ) -> AuditResult:
     """Accuracy on clean images, under each attack, under all, and over epsilon.
 
-    model: images in [0, 1] to logits. dataset: test images with the labels that count. attacks: at least one by name,
-    all of one budget. seed: of their draws. pieces: where finished parts are kept. watch: told how far it is.
+    model: images in [0, 1] to logits. dataset: test images, or clips, with the labels that count. attacks: at least one
+    by name, all of one budget. seed: of their draws. pieces: where finished parts are kept. watch: told how far it is.
     per_sample: robust, one column for each attack, and smallest_epsilon, the least budget of the curve that turned the
-    image, infinity where none did.
-    Raises DataError for tables, ValueError without attacks or for several budgets.
+    image, infinity where none did. Attacks by scores alone have a table and columns of their queries besides.
+    Raises DataError for tables, Incompatible for attacks that need other inputs, ValueError without attacks or for
+    several budgets.
     """
-    if not dataset.is_image or not len(dataset):
-        raise DataError(f"{dataset.name}: the robustness audit needs at least one image.")
+    if "table" in dataset.facts or not len(dataset):
+        raise DataError(f"{dataset.name}: the robustness audit needs at least one image or clip.")
+    check_inputs(dataset, attacks)
     if len({(attack.epsilon, attack.norm) for attack in attacks.values()}) != 1:
         raise ValueError("expected at least one attack, and one epsilon and norm for all")
     first = next(iter(attacks.values()))
     budgets = curve_budgets(first.epsilon, first.norm, math.prod(dataset.inputs.shape))
-    work = _Work(model, dataset, seed, pieces or Pieces(), watch, len(attacks) + 1)
+    work = _Work(model, dataset, seed, pieces or Pieces(), watch, attacks)
     clean = work.clean()
     held = {name: work.under(name, attack, clean) for name, attack in attacks.items()}
     turned = work.curve(budgets, first.norm, clean)
-    return _result(clean, held, attacks, budgets, turned)
+    return _result(clean, held, attacks, budgets, turned, work.asked, dataset.kind)
+
+
+def check_inputs(dataset: Dataset, attacks: Mapping[str, Attack]) -> None:
+    """Raise Incompatible for an attack that needs other inputs than the data set has."""
+    for name, attack in attacks.items():
+        for fact, why in attack.traits.needs.items():
+            if fact not in dataset.facts:
+                raise Incompatible(
+                    f"the attack {name} needs '{fact}' ({why}), but the data are {dataset.kind}; name others with "
+                    "--attacks, such as pgd,nes."
+                )
+
+
+def block_of(dataset: Dataset) -> int:
+    """How many inputs are attacked at a time."""
+    return BLOCK if dataset.is_image else CLIPS
 
 
 class _Work:
     def __init__(
-        self, model: nn.Module, dataset: Dataset, seed: int, pieces: Pieces, watch: Progress | None, parts: int
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        seed: int,
+        pieces: Pieces,
+        watch: Progress | None,
+        attacks: Mapping[str, Attack],
     ):
         self.model, self.dataset, self.seed, self.pieces, self.watch = model, dataset, seed, pieces, watch
-        self.blocks = torch.arange(len(dataset)).split(BLOCK)
-        self.done, self.parts = 0, parts * len(self.blocks)
+        self.blocks = torch.arange(len(dataset)).split(block_of(dataset))
+        self.asked: dict[str, Asked] = {}
+        self.done = 0
+        self.parts = len(self.blocks) + sum(len(self._blocks_of(attack)) for attack in attacks.values())
+
+    def _blocks_of(self, attack: Attack) -> tuple[Tensor, ...]:
+        return torch.arange(len(self.dataset)).split(min(attack.piece, block_of(self.dataset)))
 
     def clean(self) -> Tensor:
         return torch.cat([self._right(self._images(rows), rows) for rows in self.blocks])
@@ -103,14 +137,24 @@ class _Work:
         def block(number: int, rows: Tensor) -> dict[str, Tensor]:
             chosen = rows[clean[rows]]
             right = torch.zeros(len(rows), dtype=torch.bool)
+            found: Attacked | None = None
             if len(chosen):
                 x, y = self._images(chosen), self.dataset.labels[chosen].to(device_of(self.model))
                 rng = generator(self.seed, "robustness", name, number, device=x.device)
-                right[clean[rows]] = self._right(attack(self.model, x, y, rng), chosen)
-            return {"right": right}
+                if isinstance(attack, ScoreAttack):
+                    found = attack.run(self.model, x, y, rng)
+                moved = attack(self.model, x, y, rng) if found is None else found.x
+                right[clean[rows]] = self._right(moved, chosen)
+            asked = Asked.of(found, clean[rows]).tensors() if isinstance(attack, ScoreAttack) else {}
+            return {"right": right, **asked}
 
         kept = "".join(letter if letter.isalnum() else "-" for letter in name)
-        parts = [self._piece(kept, n, lambda n=n, rows=rows: block(n, rows)) for n, rows in enumerate(self.blocks)]
+        parts = [
+            self._piece(kept, n, lambda n=n, rows=rows: block(n, rows))
+            for n, rows in enumerate(self._blocks_of(attack))
+        ]
+        if isinstance(attack, ScoreAttack):
+            self.asked[name] = Asked.joined(parts)
         return torch.cat([part["right"] for part in parts])
 
     def curve(self, budgets: list[float], norm: Norm, clean: Tensor) -> Tensor:
@@ -134,7 +178,13 @@ class _Work:
 
 
 def _result(
-    clean: Tensor, held: dict[str, Tensor], attacks: Mapping[str, Attack], budgets: list[float], turned: Tensor
+    clean: Tensor,
+    held: dict[str, Tensor],
+    attacks: Mapping[str, Attack],
+    budgets: list[float],
+    turned: Tensor,
+    asked: Mapping[str, Asked],
+    what: str,
 ) -> AuditResult:
     n, first = len(clean), next(iter(attacks.values()))
     robust = torch.stack(list(held.values())).all(0)
@@ -144,27 +194,33 @@ def _result(
         "clean accuracy": proportion_interval(int(clean.sum()), n),
         **{f"accuracy under {name}": share for name, share in shares.items()},
     }
+    figures, higher = asked_summary(asked)
     curve = [summary["clean accuracy"], *(proportion_interval(int((turned > i).sum()), n) for i in range(len(budgets)))]
     smallest = torch.tensor([*budgets, math.inf, 0.0], dtype=torch.float64)[turned]
     rows = [("none", *summary["clean accuracy"]), *((name, *share) for name, share in shares.items())]
     return AuditResult(
         "robustness",
-        summary,
-        dict.fromkeys(summary, True),
+        {**summary, **figures},
+        {**dict.fromkeys(summary, True), **higher},
         tables=(
             Table(
                 f"Accuracy under attack, {first.norm}, epsilon {first.epsilon:.4g}",
                 ("attack", "accuracy", "low", "high", "n"),
                 (*rows, ("all of them", *summary["robust accuracy"])),
             ),
+            *asked_tables(asked, attacks, what),
         ),
         figures=(_chart([0.0, *budgets], curve, first.norm),),
         per_sample={
             "robust": robust.numpy(),
             **{f"right_under_{name}": right.numpy() for name, right in held.items()},
             "smallest_epsilon": smallest.numpy(),
+            **asked_columns(asked),
         },
-        notes=_notes(held, attacks, summary, curve[-1], budgets[-1]),
+        notes=(
+            *_notes(held, attacks, summary, curve[-1], budgets[-1], what),
+            *asked_notes(asked, attacks, what),
+        ),
     )
 
 
@@ -178,12 +234,17 @@ def _chart(budgets: list[float], curve: list[Estimate], norm: Norm) -> Chart:
 
 
 def _notes(
-    held: dict[str, Tensor], attacks: Mapping[str, Attack], summary: dict[str, Estimate], last: Estimate, budget: float
+    held: dict[str, Tensor],
+    attacks: Mapping[str, Attack],
+    summary: dict[str, Estimate],
+    last: Estimate,
+    budget: float,
+    what: str,
 ) -> tuple[str, ...]:
     first = next(iter(attacks.values()))
     notes = [
         f"Robust: right under all of {quoted(list(held), len(held))}, within {first.norm} distance "
-        f"{first.epsilon:.4g} of the image.",
+        f"{first.epsilon:.4g} of the {what.removesuffix('s')}.",
         "It is an upper bound: an attack that is not among them may turn more, and nothing is said of larger budgets "
         "or other changes. Only a certificate proves that no attack succeeds.",
     ]
@@ -195,18 +256,18 @@ def _notes(
             notes.append(
                 f"One step ({weak[0]}) finds {100 * gap:.1f} points less than all; do not judge robustness by it."
             )
-    black = [name for name, attack in attacks.items() if isinstance(attack, Square)]
+    black = [name for name, attack in attacks.items() if isinstance(attack, (Square, ScoreAttack))]
     with_gradient = [right for name, right in held.items() if name not in black]
     if black and with_gradient:
         hidden = torch.stack(with_gradient).all(0) & ~torch.stack([held[name] for name in black]).all(0)
         if int(hidden.sum()) > max(1, 0.02 * len(hidden)):
             notes.append(
-                f"The square attack, which needs no gradient, turned {int(hidden.sum())} images that withstood all "
-                "others: gradients of this model mislead, so trust the lowest figure only."
+                f"Scores alone, for which {quoted(black)} needs no gradient, turned {int(hidden.sum())} {what} that "
+                "withstood all others: gradients of this model mislead, so trust the lowest figure only."
             )
     if last.value > 0.05 and last.value > 0.25 * summary["clean accuracy"].value:
         notes.append(
-            f"At epsilon {budget:.3g}, where any image can be made grey, {100 * last.value:.1f} % are still right: the "
-            "attack of the curve does not work on this model, whose gradients are probably hidden."
+            f"At epsilon {budget:.3g}, where all {what} can be made grey, {100 * last.value:.1f} % are still right: "
+            "the attack of the curve does not work on this model, whose gradients are probably hidden."
         )
     return tuple(notes)

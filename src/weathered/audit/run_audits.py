@@ -89,7 +89,7 @@ def selective(runs: Audited, options: AuditOptions) -> AuditResult:
 def corruption(runs: Audited, options: AuditOptions) -> AuditResult:
     test, model = audited_data(runs[0], options), runs[0].model
     if not test.is_image:
-        raise DataError(f"{test.name}: the corruption audit needs images, but the data are a table.")
+        raise DataError(f"{test.name}: the corruption audit needs images, but the data are {test.kind}.")
 
     def predict(x: Tensor) -> Tensor:
         with eval_mode(model), torch.no_grad():
@@ -109,7 +109,7 @@ def certified(runs: Audited, options: AuditOptions) -> AuditResult:
     if isinstance(model, LinfNetwork) and options.sigma is None:
         return audit_certified_linf(model, test)
     if not test.is_image:
-        raise DataError(f"{test.name}: the certified audit needs images, but the data are a table.")
+        raise DataError(f"{test.name}: the certified audit needs images, but the data are {test.kind}.")
     if options.announce is not None:
         options.announce(f"certified: at most {longest(model, test)}, less where images are given up early")
     sigma, seed = SIGMA if options.sigma is None else options.sigma, runs[0].recipe.settings.seed

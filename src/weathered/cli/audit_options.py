@@ -40,8 +40,8 @@ def attack_options(budget: Mapping[str, str | None]) -> dict[str, Any]:
     plain = AuditOptions()
     length = plain.epsilon if epsilon is None else parse_length(epsilon)
     kind = plain.norm if norm is None else norm
-    specs = DEFAULT if attacks is None else tuple(split_specs(attacks))
-    build_attacks(specs, length, cast(Norm, kind))
+    specs = () if attacks is None else tuple(split_specs(attacks))
+    build_attacks(DEFAULT if attacks is None else specs, length, cast(Norm, kind))
     return {"attacks": specs, "epsilon": length, "norm": kind}
 
 

@@ -29,7 +29,7 @@ class RecipeOptions:
     recipe: Annotated[Path | None, typer.Option(help="A TOML recipe; options given here win over it.")] = None
     use: Annotated[list[str] | None, typer.Option(help="A method as name:option=value; repeat for more.")] = None
     model: Annotated[
-        str | None, typer.Option(help="cnn_small, resnet, mlp, vit, linf-net, chroma-vae, unet, timm:NAME.")
+        str | None, typer.Option(help="cnn_small, resnet, mlp, vit, linf-net, chroma-vae, unet, clip-cnn or timm:NAME.")
     ] = None
     head: Annotated[str | None, typer.Option(help="auto, linear or cosine.")] = None
     test: Annotated[str | None, typer.Option(help="Separate test data; without it a quarter is held out.")] = None

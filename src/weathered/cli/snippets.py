@@ -30,6 +30,9 @@ SPELLED = {
     "acil": ("expansion=512",),
     "dd-backdoor": ("images_per_class=1", "outer=2", "inner=5", "trigger_steps=20", "network_epochs=50"),
     "square": ("queries=200",),
+    "nes": ("queries=600", "samples=20"),
+    "random-focus": ("epsilon=0.1", "queries=600", "samples=20", "patch=9", "grid=4"),
+    "astfocus": ("epsilon=0.1", "queries=600", "samples=20", "patch=9", "grid=4", "hidden=32"),
     "forward-correction": ("noise_rate=0.4",),
     "linf-distance-net": ("epsilon=0.2", "end=0.8"),
     "smoothing": ("n=200",),
@@ -146,6 +149,13 @@ model, x, y = build_model("cnn_small", train), test.floats(torch.arange(8)), tes
 moved = {part}(model, x, y, torch.Generator().manual_seed(0))
 print((moved - x).abs().max(), (model.eval()(moved).argmax(1) == y).double().mean())
 """
+CLIP_ATTACK = """
+train, test = load_pair("clips:200")
+model = build_model("clip-cnn", train)
+fit(Run(model, train, settings=Settings(epochs=8, batch_size=20, optimizer="adam", lr=0.02)))
+found = {part}.run(model, test.floats(torch.arange(3)), test.labels[:3], torch.Generator().manual_seed(0))
+print(found.success, found.skipped, found.queries, found.perturbation)
+"""
 ENSEMBLE = """
 held_out, new = torch.randn(500, 3), torch.randn(4, 3) + 5  # scores of three models
 ensemble = {part}.fit(held_out)
@@ -248,6 +258,8 @@ OF_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "linf-distance-net": (DISTANCES, ("LinfMargin", "Run", "Settings", "build_model", "fit", "load_pair")),
     "linf-margin": (LINF_CERTIFICATE, ("build_model", "load")),
     "interval-bounds": (BOUNDS, ("build_model", "load")),
+    "astfocus": (CLIP_ATTACK, ("Run", "Settings", "build_model", "fit", "load_pair")),
+    "random-focus": (CLIP_ATTACK, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "outlier-class": (OUTLIER_SCORE, ("CnC", "Run", "Settings", "build_model", "fit", "load_pair")),
 }
 """Methods whose lines are not those of their slot."""

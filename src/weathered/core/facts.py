@@ -11,6 +11,7 @@ from weathered.core.errors import Incompatible
 FACTS: Mapping[str, str] = MappingProxyType(
     {
         "image": "inputs are images (B, C, H, W)",
+        "clip": "inputs are video clips (B, T, C, H, W)",
         "table": "inputs are rows of numbers (B, D)",
         "range01": "inputs lie in [0, 1]",
         "hard_target": "each sample has exactly one label",
@@ -45,6 +46,7 @@ SLOTS = ("sampler", "transform", "procedure", "loss", "reweight", "term", "stepp
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
         "image": "use image data",
+        "clip": "use clips:400, or clip-folder:PATH",
         "table": "use tabular data",
         "range01": "use images, which reach models in [0, 1]",
         "cosine_head": "build the model with head=cosine",

@@ -89,7 +89,12 @@ def _unlabelled(inputs: Inputs, name: str) -> Dataset:
 
 
 def shuffle_pixels(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Each image (N, C, H, W) with its pixels in a random order of its own, channels kept together."""
+    """Each image (N, C, H, W) with its pixels in a random order of its own, channels kept together.
+
+    Of clips (N, T, C, H, W) each frame has an order of its own.
+    """
+    if images.ndim == 5:
+        return shuffle_pixels(images.flatten(0, 1), rng).view_as(images)
     flat = images.flatten(2)
     order = torch.rand(len(flat), 1, flat.shape[2], generator=rng).argsort(2)
     return flat.gather(2, order.expand_as(flat)).view_as(images)
@@ -138,7 +143,7 @@ def _stretched(images: Tensor) -> Tensor:
 
 
 def _gaussian(like: Dataset, size: int, rng: torch.Generator) -> Tensor:
-    if not like.is_image:
+    if "table" in like.facts:
         x = like.inputs.fetch(torch.arange(len(like)))
         return x.mean(0) + x.std(0) * torch.randn(size, *x.shape[1:], generator=rng)
     noise = 127.5 + 63.75 * torch.randn(size, *like.inputs.shape, generator=rng)
@@ -159,14 +164,14 @@ def _blobs(like: Dataset, size: int, rng: torch.Generator) -> Tensor:
 def _shuffled(like: Dataset, size: int, rng: torch.Generator) -> Tensor:
     rows = torch.randint(len(like), (size,), generator=rng)
     x = like.inputs.fetch(rows)
-    if like.is_image:
+    if "table" not in like.facts:
         return shuffle_pixels(x, rng)
     return x.gather(0, torch.rand(x.shape, generator=rng).argsort(0))
 
 
 def _image_shape(like: Dataset, name: str) -> tuple[int, int, int]:
     if not like.is_image:
-        raise DataError(f"'{name}' makes images, but {like.name} is a table; use gaussian or shuffled.")
+        raise DataError(f"'{name}' makes images, but {like.name} holds {like.kind}; use gaussian or shuffled.")
     channels, height, width = like.inputs.shape
     return channels, height, width
 

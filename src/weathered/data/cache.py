@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 from weathered.core.atomic import write_atomically
+from weathered.data.clip_files import ClipFiles
 from weathered.data.dataset import Dataset, MemoryInputs
-from weathered.data.stream import Decoded, StreamInputs, decode_all
+from weathered.data.images import BadImage
+from weathered.data.stream import THREADS, Decoded, StreamInputs, decode_all, progress
 
 FORMAT = "2"
 """Changes whenever the same bytes would decode to other pixels."""
@@ -56,13 +59,16 @@ def materialise(
 ) -> Dataset:
     """The rows of `dataset` at `index` (ascending, all by default), decoded into memory where they fit.
 
-    Inputs that are not streamed are only selected. What does not fit in `memory_limit_bytes` as uint8 stays
-    streamed. skip_bad: drop images that cannot be decoded and note their number; otherwise the first of them is
-    raised as DataError. With skip_bad a streamed source is decoded once in full to find them.
+    Inputs that are not streamed are only selected; clips are decoded anew each time, and not cached. What does not fit
+    in `memory_limit_bytes` as uint8 stays streamed. skip_bad: drop images that cannot be decoded and note their number;
+    otherwise the first of them is raised as DataError. With skip_bad a streamed source is decoded once in full to find
+    them.
     """
     whole = dataset.inputs
     chosen = dataset if index is None else dataset.select(index)
     inputs = chosen.inputs
+    if isinstance(inputs, ClipFiles):
+        return _clips(chosen, inputs, skip_bad, memory_limit_bytes)
     if not isinstance(whole, StreamInputs) or not isinstance(inputs, StreamInputs):
         return chosen
     folder = default_cache_dir() if cache_dir is None else cache_dir
@@ -81,6 +87,28 @@ def materialise(
     if not entry.stored:
         result = result.replace(notes=(*result.notes, f"The decoded images could not be cached in {folder}."))
     return drop_bad(result, entry.bad, skip_bad)
+
+
+def _clips(chosen: Dataset, inputs: ClipFiles, skip_bad: bool, memory_limit_bytes: int) -> Dataset:
+    fits = len(inputs) * math.prod(inputs.shape) <= memory_limit_bytes
+    if not fits and not skip_bad:
+        return chosen
+    pixels = np.zeros((len(inputs) if fits else 0, *inputs.shape), dtype=np.uint8)
+    bad: dict[int, str] = {}
+
+    def work(row: int) -> None:
+        try:
+            clip = inputs.clip(row)
+            if fits:
+                pixels[row] = clip.numpy()
+        except BadImage as error:
+            bad[row] = str(error)
+
+    with ThreadPoolExecutor(THREADS) as pool, progress(len(inputs), f"decoding {chosen.name}") as advance:
+        for _ in pool.map(work, range(len(inputs))):
+            advance(1)
+    result = chosen.replace(inputs=MemoryInputs(torch.from_numpy(pixels))) if fits else chosen
+    return drop_bad(result, dict(sorted(bad.items())), skip_bad)
 
 
 def _streamed(chosen: Dataset, inputs: StreamInputs, folder: Path, skip_bad: bool) -> Dataset:

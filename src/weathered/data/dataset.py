@@ -12,6 +12,7 @@ from torch import Tensor
 from weathered.core.errors import DataError
 from weathered.core.pixels import IGNORE, MASK, check_masks, main_labels, pixel_counts
 from weathered.core.tokens import CAPTION, RESERVED
+from weathered.data.clips import film_strip
 
 
 class Inputs(Protocol):
@@ -19,12 +20,12 @@ class Inputs(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: (C, H, W) for images, (D,) for rows of a table."""
+        """Shape of one input: (C, H, W) for images, (T, C, H, W) for clips, (D,) for rows of a table."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """uint8 for images (0..255), float32 for tables."""
+        """uint8 for images and clips (0..255), float32 for tables."""
         ...
 
     @property
@@ -44,7 +45,7 @@ class Inputs(Protocol):
 
 
 class MemoryInputs:
-    """Inputs held as one tensor, (N, C, H, W) uint8 or (N, D) float32; may be memory-mapped."""
+    """Inputs held as one tensor, (N, C, H, W) or (N, T, C, H, W) uint8 or (N, D) float32; may be memory-mapped."""
 
     in_memory = True
 
@@ -142,8 +143,10 @@ class Dataset:
     def of(
         cls, inputs: Tensor, labels: Tensor, class_names: tuple[str, ...] | None = None, **changes: Any
     ) -> "Dataset":
-        """A data set from tensors: images (N, C, H, W) as uint8, rows (N, D) as float; labels (N,) integers."""
-        if inputs.ndim == 4 and inputs.dtype != torch.uint8:
+        """A data set from tensors: images (N, C, H, W) or clips (N, T, C, H, W) as uint8, rows (N, D) as float; labels
+        (N,) integers.
+        """
+        if inputs.ndim in (4, 5) and inputs.dtype != torch.uint8:
             raise DataError(
                 f"images must be uint8 in 0..255, got {inputs.dtype}; multiply [0, 1] images by 255 and round."
             )
@@ -203,6 +206,15 @@ class Dataset:
         return len(self.inputs.shape) == 3
 
     @property
+    def is_clip(self) -> bool:
+        return len(self.inputs.shape) == 4
+
+    @property
+    def kind(self) -> str:
+        """What the inputs are, for messages."""
+        return "images" if self.is_image else "clips" if self.is_clip else "a table"
+
+    @property
     def class_counts(self) -> Int[Tensor, "C"]:
         """How many samples, or pixels of segmentation data, carry each label, (C,) int64."""
         if self.is_segmentation:
@@ -239,7 +251,8 @@ class Dataset:
     @property
     def facts(self) -> set[str]:
         """What the data provide to parts."""
-        kind = {"image", "range01", "uniform_pixels"} if self.is_image else {"table"}
+        shown = {"image"} if self.is_image else {"clip"}
+        kind = {*shown, "range01", "uniform_pixels"} if self.is_image or self.is_clip else {"table"}
         group = {"group"} if "group" in self.extra else set()
         kind |= {"mask"} if self.is_segmentation else set()
         kind |= {"caption"} if self.is_captioned else set()
@@ -268,10 +281,16 @@ class Dataset:
         return torch.arange(len(self)) if self.source_rows is None else self.source_rows
 
     def floats(self, index: Tensor) -> Tensor:
-        """Inputs as models receive them: images in [0, 1] as float32, tables unchanged."""
+        """Inputs as models receive them: images and clips in [0, 1] as float32, tables unchanged."""
         return as_float(self.inputs.fetch(index))
+
+    def pictures(self, index: Int[Tensor, "B"]) -> Tensor | None:
+        """Inputs as pictures (B, C, H, W) uint8: images, and some frames of clips side by side; None for a table."""
+        if self.is_image:
+            return self.inputs.fetch(index)
+        return torch.stack([film_strip(clip) for clip in self.inputs.fetch(index)]) if self.is_clip else None
 
 
 def as_float(x: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1]; floating tensors pass unchanged."""
+    """uint8 images and clips to float32 in [0, 1]; floating tensors pass unchanged."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x

@@ -56,6 +56,11 @@ def _add_source(digest: "hashlib._Hash", spec: str, root: str | None) -> None:
 
         rest, part = place_and_part(rest)
         digest.update((part or "").encode())
+    if name == "clip-folder":
+        from weathered.data.sources.clip_folder import place_and_frames
+
+        rest, frames = place_and_frames(rest)
+        digest.update(str(frames).encode())
     if name == "torchvision" and root is not None:
         from weathered.data.sources.torchvision_files import torchvision_files
 

@@ -1,4 +1,6 @@
-"""Models by name: `cnn_small`, `resnet`, `mlp`, `vit`, `linf-net`, `chroma-vae`, `unet` for pixels, `timm:NAME`."""
+"""Models by name: `cnn_small`, `resnet`, `mlp`, `vit`, `linf-net`, `chroma-vae`, `unet` for pixels, `clip-cnn` for
+clips; any of timm as `timm:NAME`.
+"""
 
 from typing import Any
 
@@ -10,6 +12,7 @@ from weathered.core.rng import derive_seed
 from weathered.core.spec import check_options, near, parse
 from weathered.data.dataset import Dataset
 from weathered.nn.chroma_vae import LatentBlocks, chroma_network
+from weathered.nn.clip_cnn import ClipCNN
 from weathered.nn.cnn_small import CNNSmall
 from weathered.nn.linf_net import LinfNet, linf_network
 from weathered.nn.mlp import MLP
@@ -26,6 +29,7 @@ MODELS = {
     "unet": UNet,
     "linf-net": LinfNet,
     "chroma-vae": LatentBlocks,
+    "clip-cnn": ClipCNN,
 }
 
 
@@ -33,7 +37,8 @@ def build_model(spec: str, dataset: Dataset, *, head: str = "linear", seed: int 
     """Build and initialise the model a recipe names.
 
     spec: `cnn_small:width=32`, `resnet:depth=26`, `mlp:depth=3`, `vit:patch=2`,
-    `linf-net:width=512`, `chroma-vae:d1=2,d2=12`, `timm:resnet18`, `timm:resnet18:pretrained=true`.
+    `linf-net:width=512`, `chroma-vae:d1=2,d2=12`, `clip-cnn:width=12`, `timm:resnet18`,
+    `timm:resnet18:pretrained=true`.
     dataset: gives input shape, classes and normalisation. head: `linear` or `cosine`.
     Raises SpecError for an unknown name or option, with a suggestion.
     """
@@ -57,11 +62,14 @@ def _body(spec: str, dataset: Dataset) -> nn.Module:
     if name not in MODELS:
         raise SpecError(f"no model '{name}'.{near(name, MODELS)} There are {', '.join(MODELS)} and timm:NAME.")
     shape = dataset.inputs.shape
-    if name != "mlp":
-        if not dataset.is_image:
-            raise SpecError(f"{name} needs images, but the data are a table; use --model mlp.")
+    if name == "clip-cnn":
+        if not dataset.is_clip:
+            raise SpecError(f"{name} needs clips, but the data are {dataset.kind}; use --model {_fitting(dataset)}.")
+        given: dict[str, Any] = {"in_channels": shape[1]}
+    elif name != "mlp":
+        _need_images(name, dataset)
         flat = name in ("linf-net", "chroma-vae")
-        given: dict[str, Any] = {"input_shape": shape} if flat else {"in_channels": shape[0]}
+        given = {"input_shape": shape} if flat else {"in_channels": shape[0]}
         given |= {"image_size": tuple(shape[1:])} if name == "vit" else {}
     else:
         given = {"input_shape": shape}
@@ -74,6 +82,16 @@ def _body(spec: str, dataset: Dataset) -> nn.Module:
     if name == "unet":
         _try_maps(body, spec, shape)
     return body
+
+
+def _fitting(dataset: Dataset) -> str:
+    """A model for the data."""
+    return "cnn_small" if dataset.is_image else "clip-cnn" if dataset.is_clip else "mlp"
+
+
+def _need_images(name: str, dataset: Dataset) -> None:
+    if not dataset.is_image:
+        raise SpecError(f"{name} needs images, but the data are {dataset.kind}; use --model {_fitting(dataset)}.")
 
 
 def _try_maps(body: nn.Module, spec: str, shape: tuple[int, ...]) -> None:
@@ -97,8 +115,7 @@ def _timm_body(rest: str, dataset: Dataset) -> nn.Module:
     pretrained = options.pop("pretrained", False)
     if options:
         raise SpecError(f"timm:{name} has no option '{next(iter(options))}'. It has: pretrained.")
-    if not dataset.is_image:
-        raise SpecError(f"timm:{name} needs images, but the data are a table; use --model mlp.")
+    _need_images(f"timm:{name}", dataset)
     if not timm.is_model(name):
         raise SpecError(f"timm has no model '{name}'.{near(name, timm.list_models())}")
     channels, height, width = dataset.inputs.shape

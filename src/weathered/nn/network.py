@@ -1,6 +1,7 @@
 """Network: normalisation, a backbone and a head in one module, with timm's contract."""
 
 import copy
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any, cast
@@ -14,7 +15,7 @@ from weathered.nn.heads import CosineHead, build_head
 
 
 class Network(nn.Module):
-    """Inputs as they come ([0, 1] for images), normalised inside, so that attacks and mixing share one scale.
+    """Inputs as they come ([0, 1] for images and clips), normalised inside, so that attacks and mixing share one scale.
 
     body: a backbone with forward_features(x) and forward_head(f, pre_logits=True) -> (B, D).
     head: (B, D) -> (B, C). mean, std: (C,) per channel or (D,) per column, subtracted and divided.
@@ -64,14 +65,21 @@ class TableNetwork(Network):
         super().__init__(body, head, mean[None], std[None])
 
 
-def input_statistics(dataset: Dataset, sample: int = 5000) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel (images) or column (tables) over at most `sample` evenly spread rows.
+CLIP_VALUES = 50_000_000
+"""Numbers of clips that statistics are taken of, 400 MB in float64."""
 
-    A constant channel gets deviation 1, so that it becomes 0 and not NaN.
+
+def input_statistics(dataset: Dataset, sample: int = 5000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel (images, clips) or column (tables) over evenly spread rows.
+
+    sample: at most so many rows, fewer of large clips. A constant channel gets deviation 1, so that it becomes 0 and
+    not NaN.
     """
+    if dataset.is_clip:
+        sample = min(sample, max(1, CLIP_VALUES // math.prod(dataset.inputs.shape)))
     rows = torch.linspace(0, len(dataset) - 1, min(sample, len(dataset))).long().unique()
     x = dataset.floats(rows).double()
-    dims = (0, 2, 3) if dataset.is_image else (0,)
+    dims = (0, 1, 3, 4) if dataset.is_clip else (0, 2, 3) if dataset.is_image else (0,)
     mean, std = x.mean(dims), x.std(dims, correction=0)
     return mean.float(), torch.where(std < 1e-6, torch.ones_like(std), std).float()
 
@@ -111,7 +119,7 @@ def assemble(body: nn.Module, dataset: Dataset, head: str) -> Network:
     """A backbone with `num_features`, statistics of the data set and a head of `linear` or `cosine` kind."""
     mean, std = input_statistics(dataset)
     classifier = build_head(head, int(cast(Any, body).num_features), dataset.num_classes, dataset.is_segmentation)
-    network = Network if dataset.is_image else TableNetwork
+    network = Network if dataset.is_image or dataset.is_clip else TableNetwork
     return network(body, classifier, mean, std)
 
 

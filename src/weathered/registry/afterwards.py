@@ -115,6 +115,18 @@ AFTERWARDS: tuple[Entry, ...] = (
         "Andriushchenko, ECCV 2020", "Random search by squares, which needs no gradient.",
     ),
     Entry(
+        "astfocus", "weathered.attacks.astfocus:AstFocus", "attack", (ROBUST,),
+        "Wei, TPAMI 2023", "Attack video clips by scores alone, in frames and squares that two agents learn to choose.",
+    ),
+    Entry(
+        "random-focus", "weathered.attacks.random_focus:RandomFocus", "attack", (ROBUST,),
+        "Wei, TPAMI 2023", "The same in frames and squares drawn at random.", card="astfocus",
+    ),
+    Entry(
+        "nes", "weathered.attacks.nes:NES", "attack", (ROBUST,),
+        "Ilyas, ICML 2018", "Follow a gradient estimated from scores at noisy inputs.", card="astfocus",
+    ),
+    Entry(
         "attack-ensemble", "", "attack", (ROBUST,),
         "Croce, ICML 2020", "Both kinds of APGD, then Square: AutoAttack without its FAB.",
         parts=("apgd-ce", "apgd-t", "square"),

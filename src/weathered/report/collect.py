@@ -137,7 +137,7 @@ def worst_samples(folder: RunFolder, count: int = WORST) -> tuple[WorstSample, .
     order = np.argsort(np.asarray(table["label_probability"]), kind="stable")[:count]
     recipe = Recipe.from_tree(folder.read_json("run.json")["recipe"])
     train = prepare(recipe).train
-    pictures = train.inputs.fetch(torch.as_tensor(order)) if train.is_image else None
+    pictures = train.pictures(torch.as_tensor(order))
     names = train.class_names
     samples = []
     for position, row in enumerate(order.tolist()):

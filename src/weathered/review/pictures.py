@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from weathered.core.errors import DataError
 from weathered.data.dataset import Dataset
 from weathered.data.sources.tables import TableInputs
 
@@ -25,7 +26,7 @@ TO_SIGMA = 1.4826
 
 
 class Pictures:
-    """PNG files of the images of a data set, made when asked for and kept for a while."""
+    """PNG files of the images of a data set, or some frames of clips, made when asked for and kept for a while."""
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
@@ -35,7 +36,10 @@ class Pictures:
     def _png(self, row: int) -> bytes:
         """The image at a row; raises DataError if it is gone or broken since the data were opened."""
         with self._lock:
-            image = self._dataset.inputs.fetch(torch.tensor([row]))[0].numpy()
+            shown = self._dataset.pictures(torch.tensor([row]))
+        if shown is None:
+            raise DataError(f"{self._dataset.name}: rows of a table have no pictures.")
+        image = shown[0].numpy()
         if len(image) == 3:
             picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         else:

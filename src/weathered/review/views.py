@@ -82,8 +82,8 @@ class Views:
 
     def __init__(self, review: Review):
         self.review = review
-        self.pictures = Pictures(review.dataset) if review.dataset.is_image else None
-        self.rows = None if review.dataset.is_image else TableRows(review.dataset)
+        self.pictures = Pictures(review.dataset) if "table" not in review.dataset.facts else None
+        self.rows = TableRows(review.dataset) if "table" in review.dataset.facts else None
         self._classes, self._pairs = review.class_counts(), review.pair_counts()
         # a browser keeps pictures by address, and another run may answer at the same one later
         self.version = quote((review.store.fact("audit") or "")[:12])

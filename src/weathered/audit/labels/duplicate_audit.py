@@ -62,10 +62,10 @@ def duplicate_findings(train: Dataset, progress: Progress | None = None) -> Find
         higher_is_better={"near duplicates": False, "duplicates under another label": False},
         tables=tables,
         notes=(
-            f"Near duplicates are inputs whose {'pixels' if train.is_image else 'columns'}, without their mean, have a "
-            f"cosine similarity of {ALIKE} or more; they are joined into groups. Of two labels of one input at least "
-            "one is wrong, or it shows both classes. Very simple inputs, such as small drawings, may be alike without "
-            "being copies.",
+            f"Near duplicates are inputs whose {'columns' if 'table' in train.facts else 'pixels'}, less their mean, "
+            f"have a cosine similarity of {ALIKE} or more; they are joined into groups. Of two labels of one input at "
+            "least one is wrong, or it shows both classes. Very simple inputs, such as small drawings, may be alike "
+            "without being copies.",
         ),
     )
 
@@ -76,9 +76,12 @@ def comparable(train: Dataset, progress: Progress | None = None) -> Tensor:
     An image of one value has no direction of its own; it is given one by that value.
     """
     parts, means = [], []
+    pictures = "table" not in train.facts
     for index in torch.arange(len(train)).split(BLOCK):
         x = train.floats(index)
-        if train.is_image:
+        # frames as channels of one image
+        x = x.flatten(1, 2) if train.is_clip else x
+        if pictures:
             x = adaptive_avg_pool2d(x, (min(SIDE, x.shape[-2]), min(SIDE, x.shape[-1]))).flatten(1)
             means.append(x.mean(1))
             x = x - means[-1][:, None]
@@ -86,7 +89,7 @@ def comparable(train: Dataset, progress: Progress | None = None) -> Tensor:
         if progress is not None:
             progress("reading inputs", int(index[-1]) + 1, len(train))
     rows = torch.cat(parts)
-    if train.is_image:
+    if pictures:
         return _with_direction(rows, torch.cat(means))
     spread = rows.std(0)
     return _with_direction(

@@ -106,7 +106,7 @@ def with_captions(dataset: Dataset, captions: Sequence[str], tokeniser: WordToke
 def _captioned(dataset: Dataset, captions: Sequence[str], options: ReadOptions, name: str) -> Dataset:
     """Words of a test set that the training set does not hold are unknown."""
     if not dataset.is_image:
-        raise DataError(f"{name}: captions belong to images, but the data are a table.")
+        raise DataError(f"{name}: captions belong to images, but the data are {dataset.kind}.")
     kept = [str(captions[row]) for row in dataset.rows_in_source.tolist()]
     empty = next((row for row, text in enumerate(kept) if not words_of(text)), None)
     if empty is not None:

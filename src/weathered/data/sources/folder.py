@@ -20,7 +20,7 @@ SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validati
 def class_folders(path: Path) -> list[str]:
     """Names of the folders below `path`, sorted; hidden ones are left out. Raises OSError."""
     with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
+        return sorted(e.name for e in entries if not e.name.startswith(".") and is_folder(e))
 
 
 def read_folder(rest: str, options: ReadOptions) -> Dataset:
@@ -38,9 +38,9 @@ def read_folder(rest: str, options: ReadOptions) -> Dataset:
     try:
         if not root.is_dir():
             raise DataError(f"{root}: there is no such folder.")
-        tree = _Tree(root)
+        tree = ImageTree(root)
         classes = tree.classes()
-        _refuse_splits(root, classes)
+        refuse_splits(root, classes)
         paths = {name: sorted(tree.images(name)) for name in classes}
     except OSError as error:
         raise DataError(f"{error.filename or root}: the folder cannot be read: {error.strerror}.") from error
@@ -76,7 +76,7 @@ def read_images(rest: str, options: ReadOptions) -> Dataset:
     try:
         if not root.is_dir():
             raise DataError(f"{root}: there is no such folder.")
-        tree = _Tree(root)
+        tree = ImageTree(root)
         paths = sorted(tree.images(""))
     except OSError as error:
         raise DataError(f"{error.filename or root}: the folder cannot be read: {error.strerror}.") from error
@@ -88,7 +88,8 @@ def read_images(rest: str, options: ReadOptions) -> Dataset:
     return Dataset(inputs, labels, names, name=root.resolve().name, notes=tree.notes([]))
 
 
-def _refuse_splits(root: Path, classes: list[str]) -> None:
+def refuse_splits(root: Path, classes: list[str]) -> None:
+    """Raise DataError where folders seem to be splits rather than classes."""
     if classes and set(map(str.lower, classes)) <= SPLIT_NAMES and any(class_folders(root / name) for name in classes):
         listed = ", ".join(classes)
         raise DataError(
@@ -97,7 +98,7 @@ def _refuse_splits(root: Path, classes: list[str]) -> None:
         )
 
 
-class _Tree:
+class ImageTree:
     """Walks one folder, its links checked, and remembers what was left out."""
 
     def __init__(self, root: Path):
@@ -112,8 +113,8 @@ class _Tree:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                self._check(entry, entry.name, _is_folder(entry))
-                if _is_folder(entry):
+                self.check(entry, entry.name, is_folder(entry))
+                if is_folder(entry):
                     _refuse_unreadable_name(self.root, entry.name)
                     found.append(entry.name)
                 else:
@@ -125,7 +126,7 @@ class _Tree:
         seen, real = set() if seen is None else seen, os.path.realpath(self.root / folder)
         if real in seen:
             raise DataError(
-                f"{self.root}: the folder '{_shown(folder)}' is read twice for one class, because of a link; remove it."
+                f"{self.root}: the folder '{shown(folder)}' is read twice for one class, because of a link; remove it."
             )
         seen.add(real)
         with os.scandir(self.root / folder) as entries:
@@ -133,16 +134,20 @@ class _Tree:
                 if entry.name.startswith("."):
                     continue
                 place = os.path.join(folder, entry.name)
-                self._check(entry, place, _is_folder(entry) or _is_image(entry.name))
-                if _is_folder(entry):
+                self.check(entry, place, is_folder(entry) or _is_image(entry.name))
+                if is_folder(entry):
                     yield from self.images(place, seen)
                 elif _is_image(entry.name):
                     yield place
                 else:
-                    self.other_count += 1
-                    self.others.add(os.path.splitext(entry.name)[1].lower() or "no ending")
+                    self.leave_out(entry.name)
 
-    def _check(self, entry: os.DirEntry[str], place: str, wanted: bool) -> None:
+    def leave_out(self, name: str) -> None:
+        """Remember a file that is no image."""
+        self.other_count += 1
+        self.others.add(os.path.splitext(name)[1].lower() or "no ending")
+
+    def check(self, entry: os.DirEntry[str], place: str, wanted: bool) -> None:
         """Raise DataError for a link out of the root if what it leads to is wanted, and for one that leads nowhere."""
         if not entry.is_symlink():
             return
@@ -152,29 +157,30 @@ class _Tree:
         target = os.path.realpath(entry.path)
         if target != self.base and not lies_below(target, self.base):
             raise DataError(
-                f"{self.root}: the link '{_shown(place)}' leads out of this folder, and only what lies in it is read; "
+                f"{self.root}: the link '{shown(place)}' leads out of this folder, and only what lies in it is read; "
                 "put a copy in its place, or remove it."
             )
         # a broken image is left to the decoder, which may be told to skip it
         if broken and not wanted:
-            raise DataError(f"{self.root}: the link '{_shown(place)}' leads nowhere; mend it or remove it.")
+            raise DataError(f"{self.root}: the link '{shown(place)}' leads nowhere; mend it or remove it.")
 
     def notes(self, paths: list[str]) -> tuple[str, ...]:
         """What was left out. paths: of images in class folders, to tell of folders below these."""
         notes = []
         deep = next((path for path in paths if path.count(os.sep) > 1), None)
         if deep is not None:
-            inner, name = _shown(os.path.dirname(deep)), deep.split(os.sep)[0]
+            inner, name = shown(os.path.dirname(deep)), deep.split(os.sep)[0]
             notes.append(f"Folders below a class folder count to its class, such as {inner} to {name}.")
         if self.stray:
             notes.append(f"Images beside the class folders that belong to no class and were left out: {self.stray}.")
         if self.other_count:
-            endings = ", ".join(_shown(ending) for ending in sorted(self.others)[:8])
+            endings = ", ".join(shown(ending) for ending in sorted(self.others)[:8])
             notes.append(f"Files without the ending of an image ({endings}) that were left out: {self.other_count}.")
         return tuple(notes)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:
@@ -186,10 +192,11 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """A file's name as text, whatever bytes it has."""
     return name.encode("utf-8", "replace").decode()
 
 
 def _refuse_unreadable_name(root: Path, name: str) -> None:
-    if _shown(name) != name:
-        raise DataError(f"{root}: the name of the class folder '{_shown(name)}' is not UTF-8 text; rename it.")
+    if shown(name) != name:
+        raise DataError(f"{root}: the name of the class folder '{shown(name)}' is not UTF-8 text; rename it.")

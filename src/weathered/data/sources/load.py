@@ -38,6 +38,8 @@ READERS = {
     "shapes": "shapes:read_shapes",
     "captions": "captions:read_captions",
     "domains": "domains:read_domains",
+    "clips": "clips:read_clips",
+    "clip-folder": "clip_folder:read_clip_folder",
 }
 """Source -> module and function, imported when asked for."""
 
@@ -64,7 +66,8 @@ def load(
     """Read a data set. spec: `name[:rest]` or a path: digits, folder:PATH, csv:PATH, parquet:PATH, npz:PATH[:PART],
     torchvision:NAME[:test], hf:NAME[@CONFIG][:SPLIT], images:PATH (all images below a folder, without classes),
     segmentation:PATH (folders images and masks), shapes:N (generated images with masks), captions:N
-    (generated images with captions), domains:N (a generated table of several domains).
+    (generated images with captions), domains:N (a generated table of several domains), clips:N (generated video clips),
+    clip-folder:PATH[:frames=T] (clips as folders of frames or animated files, by class).
     Where parts are known and none is named, the training part.
 
     label_column: labels to use; by default label, labels, target, class or y. clean_column: becomes clean_labels.
