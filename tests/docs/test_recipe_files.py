@@ -16,7 +16,7 @@ from weathered.nn.build import build_model
 from weathered.recipe import Recipe
 from weathered.registry import TABLE
 
-SMALL = {"unet": "unet:width=4,depth=1", "linf-net": "linf-net:width=16"}
+SMALL = {"unet": "unet:width=4,depth=1", "linf-net": "linf-net:width=16", "chroma-vae": "chroma-vae:width=16"}
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
