@@ -16,12 +16,16 @@ SPECS = {
     "corruption": "corruption:kind=fog,severity=3",
     "forward-correction": "forward-correction:noise_rate=0.4",
     "one-of": "one-of:parts=['mixup','cutmix']",
+    "shortcut": "shortcut:kind=patch,halves=true",
     "open-set": "open-set:rate=0.2,source='npz:other.npz'",
 }
 """How commands name a method that cannot do without an option."""
 
 DISTANCES = " --model linf-net --optimizer adam --lr 0.03 --weight-decay 0"
 """The network, and the settings, of methods that are made for layers of distances."""
+
+BLOCKS = " --make shortcut:halves=true --model chroma-vae --optimizer adam --lr 0.002 --weight-decay 0"
+"""The network, and data and settings that show it, of a method that is made for two blocks of latents."""
 
 FLAWS = {"symmetric": "--noise", "asymmetric": "--noise", "instance": "--noise", "long-tail": "--long-tail"}
 """Makers with an option of the command line of their own; a recipe takes all of them."""
@@ -54,6 +58,9 @@ def _uses(entry: Entry) -> list[str]:
     flaw += " --model resnet:small=true" if _changes_resnet(entry) else ""
     flaw += "".join(f" --aux {name}=patches" for name in _streams(entry))
     flaw += DISTANCES if _needs(entry, "linf_distances") else ""
+    flaw += BLOCKS if _needs(entry, "latent_blocks") else ""
+    # no other procedure trains that network
+    usual = f"{entry.slug}:label_weight=0" if _needs(entry, "latent_blocks") else "ce"
     spec = SPECS.get(entry.slug, entry.slug)
     needs = traits_of(import_part(entry)).needs if entry.path else {}
     if "caption" in needs:
@@ -68,10 +75,12 @@ def _uses(entry: Entry) -> list[str]:
         if entry.slot == "probe":
             lines.append(f"weathered compare digits{flaw} --use {_quoted(spec)} --arms ce,mixup --seeds 3")
         elif entry.problems and entry.slot not in ("learner", "few-shot"):
-            lines.append(f"weathered compare digits{flaw} --arms {_quoted(f'ce,{spec}')} --seeds 3")
+            lines.append(f"weathered compare digits{flaw} --arms {_quoted(f'{usual},{spec}')} --seeds 3")
         return lines
     if entry.slot == "maker":
         made = {"--long-tail": "50", "--noise": f"{entry.slug}:0.4"}
+        if entry.slug == "shortcut":
+            return [f"weathered train digits --make {_quoted(spec)}"]
         if entry.slug == "corrections":
             return ["weathered train photos/ --labels corrections.csv"]
         option = FLAWS.get(entry.slug)

@@ -35,6 +35,7 @@ SMALLER = {
 """Options that bring a method to work, or keep it short, in a run of a second."""
 MODELS = {
     "linf-distance-net": "linf-net:width=32",
+    "chroma-vae": "chroma-vae:width=32",
     "bag-of-tricks": "resnet:depth=26,width=8,small=true",
     "group-vs-loss": "mlp:width=64",
 }

@@ -47,7 +47,7 @@ CHEAP = {
     "self-adaptive-training": "self-adaptive-training:start=0.0",
     "selective": "selective:start=0.0",
 }
-MODELS = {"linf-distance-net": "linf-net:width=16,depth=2"}
+MODELS = {"linf-distance-net": "linf-net:width=16,depth=2", "chroma-vae": "chroma-vae:width=16"}
 """Methods that are made for one network."""
 PARTS = [
     CHEAP.get(entry.slug, entry.slug) for entry in ENTRIES if entry.slot in (*TRAINING_SLOTS, "learner", "few-shot")

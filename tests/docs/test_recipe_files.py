@@ -16,7 +16,10 @@ from weathered.nn.build import build_model
 from weathered.recipe import Recipe
 from weathered.registry import TABLE
 
-SMALL = {"unet": "unet:width=4,depth=1", "linf-net": "linf-net:width=16", "clip-cnn": "clip-cnn:width=4"}
+SMALL = {
+    "unet": "unet:width=4,depth=1", "linf-net": "linf-net:width=16", "clip-cnn": "clip-cnn:width=4",
+    "chroma-vae": "chroma-vae:width=16",
+}  # fmt: skip
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 

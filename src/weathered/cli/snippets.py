@@ -216,6 +216,15 @@ run = fit(Run(model, train, {slot}={part}, settings=settings))
 certificate = LinfMargin().certify(run.procedure.predictor(run), test.floats(torch.arange(len(test))))
 print(certificate.certifies(test.labels, radius=0.05).double().mean())
 """
+BLOCKS = """
+train, test = load_pair("digits", limit=200)
+model = build_model("chroma-vae:width=32", train)
+settings = Settings(epochs=5, batch_size=50, optimizer="adam", lr=0.003, weight_decay=0.0)
+run = fit(Run(model, train, {slot}={part}, settings=settings))
+network, images = run.procedure.predictor(run).eval(), test.floats(torch.arange(len(test)))
+says, shortcut_says = network(images).argmax(1), network.shortcut_logits(images).argmax(1)
+print((says != shortcut_says).double().mean())  # how often the two classifiers disagree
+"""
 LINF_CERTIFICATE = """
 data = load("digits", limit=4)
 model, images = build_model("linf-net", data), data.floats(torch.arange(4))
@@ -256,6 +265,7 @@ OF_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mixgen": (PAIRS, ("Batch", "Target", "load")),
     "contrastive": (TOWERS, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "linf-distance-net": (DISTANCES, ("LinfMargin", "Run", "Settings", "build_model", "fit", "load_pair")),
+    "chroma-vae": (BLOCKS, ("Run", "Settings", "build_model", "fit", "load_pair")),
     "linf-margin": (LINF_CERTIFICATE, ("build_model", "load")),
     "interval-bounds": (BOUNDS, ("build_model", "load")),
     "astfocus": (CLIP_ATTACK, ("Run", "Settings", "build_model", "fit", "load_pair")),

@@ -127,12 +127,6 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
     """
     provided = set(facts) | traits_of(procedure).provides
     honours = traits_of(procedure).honours
-    for fact, slug in OWN_PROCEDURE.items():
-        if fact in facts and fact not in traits_of(procedure).needs:
-            raise Incompatible(
-                f"{name_of(procedure)} cannot train this model ({FACTS[fact]}). Train it with --use {slug}, or take "
-                "another model."
-            )
     broken: dict[str, tuple[object, str]] = {}
     ordered = sorted([*parts, ("procedure", procedure)], key=lambda item: SLOTS.index(item[0]))
     for slot, part in ordered:
@@ -151,6 +145,16 @@ def check(facts: Sequence[str] | set[str], parts: Sequence[tuple[str, object]], 
             broken.setdefault(fact, (part, how))
     if twice := evened_twice([part for _, part in ordered]):
         warnings.warn(twice, stacklevel=3)
+
+
+def check_trainable(facts: set[str], procedure: object) -> None:
+    """Raise Incompatible for a model that another procedure alone can train. facts: of data and model."""
+    for fact, slug in OWN_PROCEDURE.items():
+        if fact in facts and fact not in traits_of(procedure).needs:
+            raise Incompatible(
+                f"{name_of(procedure)} cannot train this model ({FACTS[fact]}). Train it with --use {slug}, or take "
+                "another model."
+            )
 
 
 def evened_twice(parts: Sequence[object]) -> str | None:

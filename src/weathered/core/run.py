@@ -17,7 +17,7 @@ from weathered.core.batch import Batch
 from weathered.core.decay import biases_and_norms
 from weathered.core.draws import weighted_rows
 from weathered.core.errors import DataError, NonFinite, SpecError, Unused
-from weathered.core.facts import check, name_of, traits_of
+from weathered.core.facts import check, check_trainable, name_of, traits_of
 from weathered.core.objective import keywords_of, logits_for_test, losses_of
 from weathered.core.pixels import MASK, pixel_logits
 from weathered.core.precision import warn_if_emulated
@@ -85,6 +85,7 @@ class Run:
             *(("term", part) for part in self.terms),
         ]
         check(self.facts, self.parts, self.procedure)
+        check_trainable(self.facts, self.procedure)
         if probe is not None:
             # the engine calls it, whatever the procedure honours, so its needs alone are checked
             check(self.facts, (), probe)
