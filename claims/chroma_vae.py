@@ -36,7 +36,7 @@ ALSO = (
 
 TRAIN = 1297
 SETTINGS = Settings(
-    epochs=100, batch_size=64, optimizer="adam", lr=0.002, weight_decay=0.0, schedule="constant", evaluations=0
+    epochs=60, batch_size=64, optimizer="adam", lr=0.002, weight_decay=0.0, schedule="constant", evaluations=0
 )
 NETWORKS: dict[str, tuple[str, float]] = {
     "plain classifier": ("mlp:width=128,depth=1", 0.0),

@@ -28,7 +28,7 @@ ARGUMENTS = {
 
 SPELLED = {
     "acil": ("expansion=512",),
-    "dd-backdoor": ("images_per_class=1", "outer=2", "inner=5", "trigger_steps=20", "network_epochs=50"),
+    "dd-backdoor": ("attack='naive'", "images_per_class=1"),
     "square": ("queries=200",),
     "nes": ("queries=600", "samples=20"),
     "random-focus": ("epsilon=0.1", "queries=600", "samples=20", "patch=9", "grid=4"),
@@ -153,7 +153,8 @@ CLIP_ATTACK = """
 train, test = load_pair("clips:200")
 model = build_model("clip-cnn", train)
 fit(Run(model, train, settings=Settings(epochs=8, batch_size=20, optimizer="adam", lr=0.02)))
-found = {part}.run(model, test.floats(torch.arange(3)), test.labels[:3], torch.Generator().manual_seed(0))
+attack = {part}
+found = attack.run(model, test.floats(torch.arange(3)), test.labels[:3], torch.Generator().manual_seed(0))
 print(found.success, found.skipped, found.queries, found.perturbation)
 """
 ENSEMBLE = """
