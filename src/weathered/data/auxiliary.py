@@ -171,7 +171,8 @@ def _shuffled(like: Dataset, size: int, rng: torch.Generator) -> Tensor:
 
 def _image_shape(like: Dataset, name: str) -> tuple[int, int, int]:
     if not like.is_image:
-        raise DataError(f"'{name}' makes images, but {like.name} holds {like.kind}; use gaussian or shuffled.")
+        kind = "a set of clips" if like.is_clip else "a table"
+        raise DataError(f"'{name}' makes images, but {like.name} is {kind}; use gaussian or shuffled.")
     channels, height, width = like.inputs.shape
     return channels, height, width
 
