@@ -99,7 +99,7 @@ def test_bad_sources_are_refused(source, sentence, digits):
 
 
 def test_kinds_that_do_not_fit_are_refused(digits):
-    with pytest.raises(DataError, match="makes images, but data holds a table"):
+    with pytest.raises(DataError, match="makes images, but data is a table"):
         load_auxiliary("blobs", TABLE, 0)
     with pytest.raises(DataError, match="have inputs of shape"):
         load_auxiliary("digits", TABLE, 0)
