@@ -253,7 +253,7 @@ def test_auxiliary_clips():
     }
     for clip in shuffled.inputs.fetch(torch.arange(4)):
         assert all(tuple(frame.flatten().sort().values.tolist()) in known for frame in clip)
-    with pytest.raises(DataError, match="'patches' makes images, but clips is a set of clips; use gaussian"):
+    with pytest.raises(DataError, match="'patches' makes images, but clips is a set of clips; use"):
         load_auxiliary("patches:size=4", like, 0)
     with pytest.raises(DataError, match="have inputs of shape"):
         load_auxiliary("digits", like, 0)
